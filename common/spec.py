@@ -1,0 +1,96 @@
+"""ModelSpec: all that ``common`` knows of a model. Imports without MindSpore, so that wrong names are found at once."""
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+from common.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class LogStyle:
+    """The log lines of one family of models, as templates for ``str.format``; an empty template prints nothing.
+
+    The names that a template may use are listed in ``common/callback.py``.
+    """
+
+    prefix: str = "%(asctime)s:%(levelname)s:%(message)s"
+    train_epoch: str = ""
+    evaluated: str = ""
+    saved: str = ""
+    epoch_total: str = ""
+    finished: str = ""
+    evaluation: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The interface between a model folder and ``common``.
+
+    Args:
+        name: the folder, for example ``gmlp``.
+        variants: variant name -> constructor arguments of the network.
+        network: returns the network (an ``nn.Cell``) for constructor arguments. It imports MindSpore itself.
+        convert: the authors' tensors (name -> array) to ours (parameter name -> array).
+        restore: ours to the authors': the inverse of ``convert``.
+        no_weight_decay: whether a parameter (name, shape) carries no weight decay.
+        layer_id: the layer number of a parameter (name, depth) for layer-wise decay; 0 is next to the input.
+        aliases: other spellings of variants, such as those of the seeds.
+        display_names: variant -> the spelling that checkpoints and log lines carry, where it is not the variant's name.
+        log_style: the family's log lines.
+        default_configs: task -> YAML file in the model folder, read when no ``--config_path`` is given.
+        uses_convolutions: whether the network contains k x k convolutions (the CPU needs a setting for them).
+    """
+
+    name: str
+    variants: Mapping[str, Mapping[str, Any]]
+    network: Callable[..., Any]
+    convert: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    restore: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    no_weight_decay: Callable[[str, tuple[int, ...]], bool]
+    layer_id: Callable[[str, int], int] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    display_names: Mapping[str, str] = field(default_factory=dict)
+    log_style: LogStyle = LogStyle()
+    default_configs: Mapping[str, str] = field(default_factory=dict)
+    uses_convolutions: bool = False
+
+    def variant(self, name: str) -> str:
+        """Return the standard name of a variant.
+
+        Raises:
+            UserError: if there is no such variant.
+        """
+        known = {v.lower(): v for v in self.variants} | {a.lower(): v for a, v in self.aliases.items()}
+        if str(name).lower() not in known:
+            raise UserError(f"model '{name}' is not a variant of {self.name}; there are "
+                            f"{', '.join(self.variants)}.{nearest(name, known)}")
+        return known[str(name).lower()]
+
+    def display_name(self, name: str) -> str:
+        """Return the spelling of a variant that checkpoint names and log lines carry."""
+        variant = self.variant(name)
+        return self.display_names.get(variant, variant)
+
+    def build(self, variant: str, num_classes: int = 1000, image_size: int = 224, in_channels: int = 3,
+              drop_path_rate: float | None = 0.0, **overrides: Any):
+        """Build the network of a variant; any constructor argument can be overridden.
+
+        Args:
+            variant: a variant name or one of its aliases.
+            num_classes: outputs of the head.
+            image_size: height and width of the images, in pixels.
+            in_channels: channels of the images.
+            drop_path_rate: probability of dropping a residual branch while training; ``None``: the variant's own.
+
+        Returns:
+            An ``nn.Cell``: float32 images (N, C, H, W) -> logits (N, num_classes).
+
+        Raises:
+            UserError: for an unknown variant, or for arguments that do not fit together.
+        """
+        arguments = dict(self.variants[self.variant(variant)])
+        if drop_path_rate is not None:
+            arguments["drop_path_rate"] = drop_path_rate
+        arguments.update(overrides, num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+        return self.network(**arguments)
