@@ -1,0 +1,177 @@
+"""One optimizer step, in one fixed order.
+
+Forward, backward, sum over micro-batches, all-reduce, unscale, overflow check, clip by global norm, update, EMA. The
+order is written here once and nowhere else: clipping before the reduction, an average that also moves when the update
+was dropped, or a loss scale that never leaves the gradient are the faults that users of other zoos report most.
+"""
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from common.layers import random_states
+
+MAX_SKIPPED_IN_A_ROW = 50  # a dynamic scale falls from 2**24 to 1 in 24 halvings; more means that nothing is finite
+
+_scaled = ops.MultitypeFuncGraph("scaled")
+_square_sum = ops.MultitypeFuncGraph("square_sum")
+_added = ops.MultitypeFuncGraph("added")
+_cleared = ops.MultitypeFuncGraph("cleared")
+_averaged = ops.MultitypeFuncGraph("averaged")
+
+
+@_scaled.register("Tensor", "Tensor")
+def _scale_gradient(factor, gradient):
+    return gradient * ops.cast(factor, gradient.dtype)
+
+
+@_square_sum.register("Tensor")
+def _sum_squares(gradient):
+    return ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32)))
+
+
+@_added.register("Tensor", "Tensor")
+def _add_gradient(total, gradient):
+    return ops.assign_add(total, ops.cast(gradient, total.dtype))
+
+
+@_cleared.register("Tensor")
+def _clear(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+@_averaged.register("Tensor", "Tensor", "Tensor")
+def _move_average(decay, average, value):
+    return ops.assign(average, average * decay + value * (1.0 - decay))
+
+
+class ClassifierLoss(nn.Cell):
+    """The loss of a classifier: images (B, C, H, W) and labels (B,) or (B, num_classes) -> scalar."""
+
+    def __init__(self, network: nn.Cell, loss: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss = loss
+
+    def construct(self, images, labels):
+        return self.loss(self.network(images), labels)
+
+
+class TrainStep(nn.Cell):
+    """Consumes one micro-batch, and updates the weights after every ``accumulation_steps`` of them.
+
+    A gradient that is not finite never reaches the weights: the update and the moving average are skipped.
+
+    Args:
+        network_with_loss: cell from the data set's columns to a scalar loss, for example ``ClassifierLoss``.
+        network: the network inside it, whose parameters are averaged when ``ema_decay`` is given.
+        optimizer: holds the trainable parameters and the learning rate of every step.
+        accumulation_steps: micro-batches summed (and divided by their number) for one update.
+        loss_scale: factor on the loss during the backward pass; a fixed number, or the first value of a dynamic one.
+        dynamic_loss_scale: halve the scale on overflow, double it after ``scale_window`` good updates.
+        scale_window: good updates before the scale grows, up to 2**24.
+        clip_norm: largest global L2 norm of the gradient, measured after reduction and unscaling.
+        ema_decay: decay of the moving average of all network parameters; ``None``: no average.
+        world_size: number of processes whose gradients are averaged.
+
+    Inputs: the columns of the data set.   Output: the unscaled loss of this micro-batch, a scalar.
+    """
+
+    def __init__(self, network_with_loss: nn.Cell, network: nn.Cell, optimizer: nn.Optimizer, *,
+                 accumulation_steps: int = 1, loss_scale: float = 1.0, dynamic_loss_scale: bool = False,
+                 scale_window: int = 2000, clip_norm: float | None = None, ema_decay: float | None = None,
+                 world_size: int = 1):
+        super().__init__(auto_prefix=False)
+        self.network_with_loss = network_with_loss
+        self.optimizer = optimizer
+        self.weights = optimizer.parameters
+        self.accumulation_steps = accumulation_steps
+        self.dynamic_loss_scale = dynamic_loss_scale
+        self.scale_window = scale_window
+        self.clip_norm = clip_norm
+        self.rescales = dynamic_loss_scale or loss_scale != 1.0 or accumulation_steps > 1 or clip_norm is not None
+        self.map = ops.HyperMap()
+        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
+        self.reducer = nn.DistributedGradReducer(self.weights, mean=True, degree=world_size) if world_size > 1 else None
+
+        self.loss_scale = Parameter(Tensor(loss_scale, ms.float32), name="train.loss_scale", requires_grad=False)
+        self.good_updates = _counter("good_updates")    # since the scale last changed
+        self.micro_steps = _counter("micro_steps")      # micro-batches consumed: the position in the data
+        self.skipped = _counter("skipped")              # updates dropped because of an overflow
+        self.skipped_in_row = _counter("skipped_in_row")
+        self.bad_step = Parameter(Tensor(-1, ms.int32), name="train.bad_step", requires_grad=False)
+        self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="train.loss_sum", requires_grad=False)
+        self.grad_norm = Parameter(Tensor(0.0, ms.float32), name="train.grad_norm", requires_grad=False)
+
+        self.sums = self.weights.clone(prefix="sum", init="zeros") if accumulation_steps > 1 else None
+        self.random_states = ParameterTuple(random_states(network)) if random_states(network) else None
+        self.next_draw = Tensor(np.array([0, 1]), ms.int32)
+        self.ema_decay = None
+        if ema_decay is not None:
+            averaged = ParameterTuple([p for p in network.get_parameters() if not p.name.endswith("random_state")])
+            self.averaged = averaged
+            self.ema = averaged.clone(prefix="ema", init="same")
+            self.ema_decay = Tensor(ema_decay, ms.float32)
+            for average in self.ema:
+                average.requires_grad = False
+        self.set_train()
+
+    def scaled_loss(self, *inputs):
+        return self.network_with_loss(*inputs) * self.loss_scale
+
+    def construct(self, *inputs):
+        scaled, gradients = self.value_and_grad(*inputs)
+        loss = scaled / self.loss_scale
+        ops.assign_add(self.micro_steps, 1)
+        ops.assign_add(self.loss_sum, loss)
+        if self.bad_step < 0 and not ops.isfinite(loss):
+            ops.assign(self.bad_step, self.micro_steps)
+        if self.random_states is not None:
+            for state in self.random_states:
+                ops.assign_add(state, self.next_draw)
+        if self.accumulation_steps == 1:
+            loss = ops.depend(loss, self.update(gradients))
+        else:
+            loss = ops.depend(loss, self.map(_added, self.sums, gradients))
+            if self.micro_steps % self.accumulation_steps == 0:
+                loss = ops.depend(loss, self.update(self.sums))
+                loss = ops.depend(loss, self.map(_cleared, self.sums))
+        return loss
+
+    def update(self, gradients):
+        """Reduce, unscale, check, clip, apply. Unscaling and clipping are one factor, so one pass over the gradient."""
+        if self.reducer is not None:
+            gradients = self.reducer(gradients)
+        factor = 1.0 / (self.loss_scale * self.accumulation_steps)
+        norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) * factor
+        ops.assign(self.grad_norm, norm)
+        finite = ops.isfinite(norm)
+        if self.clip_norm is not None:
+            factor = factor * ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
+        if finite:
+            if self.rescales:
+                gradients = self.map(ops.partial(_scaled, factor), gradients)
+            norm = ops.depend(norm, self.optimizer(gradients))
+            if self.ema_decay is not None:
+                norm = ops.depend(norm, self.map(ops.partial(_averaged, self.ema_decay), self.ema, self.averaged))
+            ops.assign(self.skipped_in_row, 0)
+        else:
+            ops.assign_add(self.skipped, 1)
+            ops.assign_add(self.skipped_in_row, 1)
+        if self.dynamic_loss_scale:
+            self.adjust_scale(finite)
+        return norm
+
+    def adjust_scale(self, finite):
+        if finite:
+            ops.assign_add(self.good_updates, 1)
+            if self.good_updates >= self.scale_window:
+                ops.assign(self.loss_scale, ops.minimum(self.loss_scale * 2.0, 2.0**24))
+                ops.assign(self.good_updates, 0)
+        else:
+            ops.assign(self.loss_scale, ops.maximum(self.loss_scale * 0.5, 1.0))
+            ops.assign(self.good_updates, 0)
+        return finite
+
+
+def _counter(name: str) -> Parameter:
+    return Parameter(Tensor(0, ms.int32), name=f"train.{name}", requires_grad=False)
