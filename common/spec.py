@@ -11,7 +11,20 @@ from common.errors import UserError, nearest
 class LogStyle:
     """The log lines of one family of models, as templates for ``str.format``; an empty template prints nothing.
 
-    The names that a template may use are listed in ``common/callback.py``.
+    Every line of a template is logged by itself. The values that each template may use:
+
+    Attributes:
+        prefix: ``logging`` format of a line.
+        train_epoch: an epoch's training is done: epoch (from 1), epoch0 (from 0), epochs, steps, loss (mean of the
+            epoch), lr (of its last step), epoch_time and step_time in seconds, fps (images per second).
+        evaluated: an evaluation is done: top1 and top5 as fractions, eval_loss, eval_time in seconds, epoch, epochs.
+        saved: a checkpoint was written: path.
+        epoch_total: an epoch is done altogether: what train_epoch has, train_time, eval_time, total_time and eta in
+            seconds, and evaluated_part.
+        evaluated_part: what ``{evaluated_part}`` becomes in an epoch with an evaluation; otherwise nothing.
+        finished: training is done: train_time in seconds, mean_fps, host.
+        best: training is done and there was an evaluation: best (fraction), best_epoch. It follows ``finished``.
+        evaluation: eval.py's result: top1, top5, loss, seen, step_time and total_time in seconds.
     """
 
     prefix: str = "%(asctime)s:%(levelname)s:%(message)s"
@@ -19,8 +32,10 @@ class LogStyle:
     evaluated: str = ""
     saved: str = ""
     epoch_total: str = ""
+    evaluated_part: str = ""
     finished: str = ""
-    evaluation: str = ""
+    best: str = ""
+    evaluation: str = "accuracy={top1:.6f}"
 
 
 @dataclass(frozen=True)

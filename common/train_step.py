@@ -4,6 +4,9 @@ Forward, backward, sum over micro-batches, all-reduce, unscale, overflow check, 
 order is written here once and nowhere else: clipping before the reduction, an average that also moves when the update
 was dropped, or a loss scale that never leaves the gradient are the faults that users of other zoos report most.
 """
+from contextlib import contextmanager
+from typing import Iterator
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -160,6 +163,21 @@ class TrainStep(nn.Cell):
         if self.dynamic_loss_scale:
             self.adjust_scale(finite)
         return norm
+
+    @contextmanager
+    def moving_average(self) -> Iterator[None]:
+        """Let the network carry its moving average, if there is one, inside a ``with`` block."""
+        if self.ema_decay is None:
+            yield
+            return
+        weights = [Tensor(weight.asnumpy().copy()) for weight in self.averaged]
+        for weight, average in zip(self.averaged, self.ema):
+            weight.set_data(Tensor(average.asnumpy().copy()))
+        try:
+            yield
+        finally:
+            for weight, value in zip(self.averaged, weights):
+                weight.set_data(value)
 
     def adjust_scale(self, finite):
         if finite:

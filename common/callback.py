@@ -1,0 +1,315 @@
+"""What happens around the training steps: one class, one job. They share a ``TrainingState`` and nothing else.
+
+Order at the end of an epoch: EpochRecord, ProgressBar, EpochLog, Evaluation, Saving, History; see ``common.runner``.
+"""
+import json
+import logging
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from mindspore import Tensor, profiler
+from mindspore.train import Callback
+from tqdm import tqdm
+
+from common import plot
+from common.checkpoint import RunFolder
+from common.errors import UserError
+from common.metric import Scores
+from common.spec import LogStyle
+from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
+
+
+@dataclass
+class TrainingState:
+    """What the callbacks know of the run.
+
+    Attributes:
+        epochs: epochs of the whole training.
+        steps_per_epoch: optimizer steps.
+        global_batch: images per optimizer step, over all ranks.
+        lr: learning rate of every optimizer step.
+        epoch: the current epoch, from 1.
+        row: the record of the current epoch, one line of ``history.jsonl``.
+        best: best top-1 so far, as a fraction; -1 before the first evaluation.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    global_batch: int
+    lr: np.ndarray
+    epoch: int = 0
+    row: dict[str, Any] = field(default_factory=dict)
+    best: float = -1.0
+    best_epoch: int = 0
+    fps: list[float] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+    last_saved: Path | None = None
+
+
+class LogLines:
+    """Fills the family's templates and logs the lines."""
+
+    def __init__(self, style: LogStyle, logger: logging.Logger):
+        self.style = style
+        self.logger = logger
+
+    def emit(self, template: str, **values: Any) -> None:
+        """Log the lines of the template of this name, if the family has it."""
+        for line in getattr(self.style, template).format(**values).splitlines():
+            self.logger.info(line)
+
+
+class EpochRecord(Callback):
+    """Measures an epoch: mean loss, learning rate, time, images per second, dropped updates."""
+
+    def __init__(self, state: TrainingState, step: TrainStep, micro_batches: int):
+        super().__init__()
+        self.state = state
+        self.step = step
+        self.micro_batches = micro_batches
+        self.started = 0.0
+
+    def on_train_epoch_begin(self, run_context):
+        self.state.epoch = run_context.original_args().cur_epoch_num
+        self.step.loss_sum.set_data(Tensor(0.0, self.step.loss_sum.dtype))
+        self.started = time.time()
+
+    def on_train_epoch_end(self, run_context):
+        state = self.state
+        loss = float(self.step.loss_sum.asnumpy()) / self.micro_batches
+        seconds = time.time() - self.started
+        applied = int(self.step.optimizer.global_step.asnumpy().reshape(-1)[0])
+        state.fps.append(state.global_batch * state.steps_per_epoch / seconds)
+        state.row = {"epoch": state.epoch, "loss": loss, "lr": float(state.lr[max(0, min(applied, len(state.lr)) - 1)]),
+                     "epoch_time": seconds, "images_per_second": state.fps[-1],
+                     "grad_norm": float(self.step.grad_norm.asnumpy()), "skipped": int(self.step.skipped.asnumpy()),
+                     "loss_scale": float(self.step.loss_scale.asnumpy())}
+
+
+class StopOnBadLoss(Callback):
+    """Ends a training whose loss is no longer a number; the last checkpoint stays as it was.
+
+    The step itself notes where it happened, because with data sinking Python is asked once per epoch only.
+    """
+
+    def __init__(self, step: TrainStep, interval: int, drop_overflow_update: bool):
+        super().__init__()
+        self.step = step
+        self.interval = interval
+        self.allowed_skips = MAX_SKIPPED_IN_A_ROW if drop_overflow_update else 0
+        self.calls = 0
+
+    def on_train_step_end(self, run_context):
+        self.calls += 1
+        if self.calls % self.interval == 0:
+            self.check()
+
+    def on_train_epoch_end(self, run_context):
+        self.check()
+
+    def check(self):
+        bad_step = int(self.step.bad_step.asnumpy())
+        if bad_step >= 0:
+            raise UserError(f"training stopped: the loss was not a finite number at step {bad_step} (counted in "
+                            "batches from the start of training); lower lr, turn on clip_grad, or lower amp_level.")
+        skipped = int(self.step.skipped_in_row.asnumpy())
+        if skipped > self.allowed_skips:
+            micro_steps = int(self.step.micro_steps.asnumpy())
+            raise UserError(f"training stopped: the gradients of {skipped} update(s) up to step {micro_steps} were "
+                            "not finite; lower loss_scale, lr or amp_level, or set drop_overflow_update to skip some.")
+
+
+class ProgressBar(Callback):
+    """Shows loss, learning rate, images per second and the time left; plain lines where there is no terminal."""
+
+    def __init__(self, state: TrainingState, logger: logging.Logger, micro_batches: int, interval: int,
+                 start_epoch: int = 0):
+        super().__init__()
+        self.state = state
+        self.logger = logger
+        self.micro_batches = micro_batches
+        self.interval = interval
+        self.done = start_epoch * micro_batches
+        self.total = state.epochs * micro_batches
+        self.first = self.done
+        self.started = self.shown = time.time()
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.total, initial=self.done, unit="batch", dynamic_ncols=True,
+                            bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]")
+
+    def on_train_epoch_begin(self, run_context):
+        if self.bar is not None:
+            self.bar.set_description_str(f"epoch {self.state.epoch}/{self.state.epochs}", refresh=False)
+
+    def on_train_step_end(self, run_context):
+        arguments = run_context.original_args()
+        count = self.micro_batches if arguments.dataset_sink_mode and arguments.device_target != "CPU" else 1
+        self.done += count
+        now = time.time()
+        if self.bar is not None:
+            if now - self.shown > 0.5:
+                self.bar.set_postfix_str(self.describe(arguments.net_outputs, now), refresh=False)
+                self.shown = now
+            self.bar.update(count)
+        elif self.done % self.interval == 0 and self.done % self.micro_batches:
+            batch = (self.done - 1) % self.micro_batches + 1
+            left = (self.total - self.done) * (now - self.started) / (self.done - self.first)
+            self.logger.info(f"epoch {self.state.epoch}/{self.state.epochs} batch {batch}/{self.micro_batches} "
+                             f"{self.describe(arguments.net_outputs, now)}, ETA {tqdm.format_interval(left)}")
+
+    def describe(self, loss, now: float) -> str:
+        updates = self.done * self.state.steps_per_epoch // self.micro_batches
+        lr = self.state.lr[max(0, min(updates, len(self.state.lr)) - 1)]
+        images = (self.done - self.first) * self.state.global_batch * self.state.steps_per_epoch / self.micro_batches
+        return f"loss {float(loss.asnumpy()):.4f}, lr {lr:.3g}, {images / (now - self.started):.0f} images/s"
+
+    def on_train_end(self, run_context):
+        if self.bar is not None:
+            self.bar.close()
+
+
+class EpochLog(Callback):
+    """Logs the training line of an epoch in the family's style."""
+
+    def __init__(self, state: TrainingState, lines: LogLines):
+        super().__init__()
+        self.state = state
+        self.lines = lines
+
+    def on_train_epoch_end(self, run_context):
+        self.lines.emit("train_epoch", **epoch_values(self.state))
+
+
+class Evaluation(Callback):
+    """Evaluates every ``interval`` epochs, also on one device, with the moving average if there is one.
+
+    An epoch E (from 1) is evaluated when E mod interval == offset; a negative offset stands for epochs mod interval, so
+    that the last epoch is one of them (the old model zoo's rule).
+    """
+
+    def __init__(self, state: TrainingState, step: TrainStep, evaluate: Callable[[], Scores], lines: LogLines,
+                 interval: int, offset: int):
+        super().__init__()
+        self.state = state
+        self.step = step
+        self.evaluate = evaluate
+        self.lines = lines
+        self.interval = interval
+        self.offset = offset % interval if offset >= 0 else state.epochs % interval
+
+    def on_train_epoch_end(self, run_context):
+        state = self.state
+        if state.epoch % self.interval != self.offset:
+            return
+        with self.step.moving_average():
+            scores = self.evaluate()
+        self.step.set_train()
+        state.row.update(top1=scores.top1, top5=scores.top5, eval_loss=scores.loss, eval_time=scores.seconds,
+                         eval_images=scores.seen)
+        if scores.top1 > state.best:
+            state.best, state.best_epoch = scores.top1, state.epoch
+        self.lines.emit("evaluated", **epoch_values(state), **_evaluation_values(state))
+
+
+class Saving(Callback):
+    """Writes the checkpoint of an epoch, and the best one."""
+
+    def __init__(self, state: TrainingState, folder: RunFolder, interval: int,
+                 contents: Callable[[], tuple[dict, dict]], lines: LogLines):
+        super().__init__()
+        self.state = state
+        self.folder = folder
+        self.interval = interval
+        self.contents = contents
+        self.lines = lines
+
+    def on_train_epoch_end(self, run_context):
+        state, path = self.state, None
+        due = state.epoch % self.interval == 0 or state.epoch == state.epochs
+        is_best = state.best_epoch == state.epoch
+        if not due and not is_best:
+            return
+        tensors, meta = self.contents()
+        if due:
+            path = self.folder.save(state.epoch, state.steps_per_epoch, tensors, meta)
+            state.last_saved = path
+            self.lines.emit("saved", path=path)
+        if is_best:
+            self.folder.save_best(tensors, meta, same_as=path)
+
+
+class History(Callback):
+    """Appends the epoch's record to ``history.jsonl``, draws the curves, and logs the epoch's last line."""
+
+    def __init__(self, state: TrainingState, folder: Path, lines: LogLines, title: str, write: bool = True):
+        super().__init__()
+        self.state = state
+        self.file = Path(folder) / "history.jsonl"
+        self.curves = Path(folder) / "curves.png"
+        self.lines = lines
+        self.title = title
+        self.write = write
+        self.drawn = 0.0
+
+    def on_train_epoch_end(self, run_context):
+        state = self.state
+        if self.write:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps({k: v if not isinstance(v, float) or math.isfinite(v) else None
+                                       for k, v in state.row.items()}) + "\n")
+            if time.time() - self.drawn > 60 or state.epoch == state.epochs:
+                plot.plot_history(plot.read_history(self.file), self.curves, self.title)
+                self.drawn = time.time()
+        evaluated = "top1" in state.row
+        part = self.lines.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
+        eval_time = state.row.get("eval_time", 0.0)
+        total = state.row["epoch_time"] + eval_time
+        self.lines.emit("epoch_total", **epoch_values(state), evaluated_part=part, eval_time=eval_time,
+                        train_time=state.row["epoch_time"], total_time=total,
+                        eta=total * (state.epochs - state.epoch))
+
+
+class Profile(Callback):
+    """Records a profile of the run with the framework's profiler (``open_profiler``)."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.profiler = None
+
+    def on_train_begin(self, run_context):
+        self.profiler = profiler.profile(on_trace_ready=profiler.tensorboard_trace_handler(str(self.folder)))
+        self.profiler.start()
+
+    def on_train_step_end(self, run_context):
+        self.profiler.step()
+
+    def on_train_end(self, run_context):
+        self.profiler.stop()
+
+
+def keep_history(file: Path, epochs: int) -> list[dict]:
+    """Cut ``history.jsonl`` back to the first ``epochs`` epochs, where a resumed run continues, and return them."""
+    rows = [row for row in plot.read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(file)
+    return rows
+
+
+def epoch_values(state: TrainingState) -> dict[str, Any]:
+    """The values that templates of an epoch may use."""
+    row = state.row
+    return {"epoch": state.epoch, "epoch0": state.epoch - 1, "epochs": state.epochs, "steps": state.steps_per_epoch,
+            "loss": row["loss"], "lr": row["lr"], "epoch_time": row["epoch_time"], "fps": row["images_per_second"],
+            "step_time": row["epoch_time"] / state.steps_per_epoch}
+
+
+def _evaluation_values(state: TrainingState) -> dict[str, Any]:
+    return {name: state.row[name] for name in ("top1", "top5", "eval_loss", "eval_time")}

@@ -1,0 +1,66 @@
+"""What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
+import sys
+from pathlib import Path
+from typing import Sequence
+
+from common import config as config_module
+from common.config import Config
+from common.context import prepare_environment
+from common.errors import UserError, user_sentence
+from common.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
+    """Run a task of a model and exit: 0 when it is done, 2 with one sentence for a mistake of the user.
+
+    Args:
+        task: train, eval, export or infer.
+        spec: the model.
+        argv: command line without the program; ``None``: that of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_environment(spec)
+    try:
+        run(read_config(task, spec, arguments), spec)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sentence = user_sentence(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
+    """Read flags and YAML.
+
+    Without ``--config_path``, a checkpoint that this zoo trained brings the configuration that it was trained with, so
+    that evaluation, export and prediction need nothing but ``--ckpt_path``.
+
+    Raises:
+        UserError: for an unknown key, a wrong value, or a missing file.
+    """
+    model_dir = ROOT / spec.name
+    config = config_module.load(arguments, task=task, spec=spec, model_dir=model_dir)
+    names_config = any(a.split("=")[0] in ("--config_path", "--config") for a in arguments)
+    if task == "train" or names_config or not config.ckpt_path:
+        return config
+    from common import checkpoint
+
+    trained_with = checkpoint.load(config.ckpt_path)[1].get("config")
+    if trained_with is None:
+        return config
+    return config_module.load(arguments, task=task, spec=spec, model_dir=model_dir, base=trained_with)
+
+
+def run(config: Config, spec: ModelSpec) -> None:
+    """Run the task that ``config.task`` names. MindSpore is imported here and not before."""
+    from common import runner
+
+    tasks = {"train": runner.train, "eval": runner.evaluate, "export": runner.export, "infer": runner.predict}
+    if config.task not in tasks:
+        raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")
+    tasks[config.task](config, spec)
