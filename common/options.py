@@ -131,7 +131,8 @@ class Config:
                           aliases=("dataset_path", "train_data_path"), path=True)
     eval_dir: str = _data("", "folder of the evaluation images; empty: val/ (or the test batch) in data_dir",
                           aliases=("eval_path", "val_data_path"), path=True)
-    img_ids: str = _data("", "JSON file that lists the images to use, relative to data_dir", path=True)
+    img_ids: str = _data("", "JSON file that lists the images to use, relative to data_dir; means dataset: list",
+                         path=True)
     download: bool = _data(False, "fetch CIFAR into data_dir when it is not there")
     on_error: str = _data("raise", "an image that cannot be read: stop, or take the next one",
                           choices=("raise", "skip"))
@@ -142,7 +143,7 @@ class Config:
     batch_size: int = _data(128, "images per step and device", ge=1)
     eval_batch_size: int | None = _data(None, "images per evaluation step and device; none: batch_size", ge=1)
     drop_remainder: bool = _data(True, "leave out the last, smaller batch of a training epoch")
-    num_classes: int = _data(1000, "number of classes", aliases=("class_num",), ge=1)
+    num_classes: int = _data(1000, "number of classes; known of CIFAR and the digits", aliases=("class_num",), ge=1)
     in_channels: int = _data(3, "channels of the images", ge=1)
 
     # augment
@@ -215,7 +216,8 @@ class Config:
     label_smoothing: float = _loss(0.0, "probability spread over the other classes", aliases=("label_smooth_factor",),
                                    ge=0, lt=1)
     use_label_smooth: bool = _loss(True, "false: label_smoothing counts as 0")
-    loss_scale: float = _loss(1.0, "factor on the loss against underflow in float16 (first value, when dynamic)", gt=0)
+    loss_scale: float = _loss(1.0, "factor on the loss against underflow in float16; when dynamic the first value, by "
+                              "default 65536", gt=0)
     dynamic_loss_scale: bool = _loss(False, "adapt the loss scale to overflows", aliases=("use_dynamic_loss_scale",))
     loss_scale_window: int = _loss(2000, "steps without overflow after which a dynamic scale doubles", ge=1)
     drop_overflow_update: bool = _loss(False, "fixed loss scale: leave out the update when a gradient overflows")
