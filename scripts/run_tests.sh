@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs the tests; makes the environment where it is missing.
+#   bash scripts/run_tests.sh                      everything
+#   bash scripts/run_tests.sh -k name              and any other arguments of pytest
+#   bash scripts/run_tests.sh tests/test_lr.py     one file
+# ZOO_TEST_LIMIT: seconds after which the run is ended, 1700 unless given.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+. "$(dirname -- "$0")/_env.sh"
+
+prepare_environment
+if ! "$PY" -c 'import pytest' 2>/dev/null; then
+    [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY has no pytest: install it there."
+    pip_install pytest==9.2.0 || fail "pip could not install pytest."
+fi
+
+TMPDIR=$(mktemp -d)
+export TMPDIR GLOG_v="${GLOG_v:-3}"
+trap 'rm -rf -- "$TMPDIR"' EXIT
+
+what=("$ROOT/tests")
+for argument in "$@"; do
+    case "$argument" in -*) ;; *.py | *.py::*) what=() ;; esac # files are named: only those
+done
+limit=()
+if command -v timeout >/dev/null; then
+    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-1700}")
+    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-1700}") # Ctrl-C reaches pytest
+fi
+code=0
+${limit[@]+"${limit[@]}"} "$PY" -m pytest -c "$ROOT/tests/pytest.ini" --rootdir "$ROOT/tests" \
+    ${what[@]+"${what[@]}"} "$@" || code=$?
+case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-1700} s." >&2 ;; esac
+exit "$code"
