@@ -1,4 +1,5 @@
 """Checkpoints: written atomically, checked when read, complete enough that resuming equals never having stopped."""
+import contextlib
 import json
 import os
 import re
@@ -83,7 +84,8 @@ def save(path: Path, tensors: Mapping[str, Parameter | Tensor | np.ndarray], met
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"ckpt_save_dir: cannot write {path}: {_short(error)}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
     return path
 
 

@@ -36,7 +36,7 @@ class EvaluationStep(nn.Cell):
 
     Inputs: images (B, C, H, W), labels (B,) int32, -1 for padding.
     Output: position of the label among the sorted logits (B,) int32, 0 is best; cross entropy (B,) float32. A tie goes
-        to the lower class, as in a stable sort; a logit that is not finite puts the label last.
+        to the lower class, as in a stable sort; a logit that is not finite puts the label behind all.
     """
 
     def __init__(self, network: nn.Cell):
@@ -52,7 +52,7 @@ class EvaluationStep(nn.Cell):
         before = ops.logical_or(logits > own, ops.logical_and(logits == own, classes < labels))
         position = ops.reduce_sum(before.astype(ms.float32), 1).astype(ms.int32)
         valid = ops.isfinite(ops.reduce_sum(logits, 1))
-        position = ops.select(valid, position, ops.zeros_like(position) + num_classes)
+        position = ops.select(valid, position, ops.zeros_like(position) + max(num_classes, 5))
         return position, -ops.gather_elements(ops.log_softmax(logits, 1), 1, labels).reshape((-1,))
 
 
