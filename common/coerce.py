@@ -27,10 +27,9 @@ def _to_float(value: Any) -> float:
 
 
 def _to_int(value: Any) -> int:
-    number = _to_float(value)
-    if not number.is_integer():
+    if not _to_float(value).is_integer():
         raise ValueError
-    return int(value) if isinstance(value, int) else int(number)
+    return int(value) if isinstance(value, int) else int(float(value))
 
 
 def _to_str(value: Any) -> str:

@@ -2,11 +2,10 @@
 
 Precedence: defaults of the schema < YAML < flags. Keys, their other names and limits are in ``common/options.py``.
 """
-import dataclasses
 import os
 import re
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,18 @@ from common.coerce import coerce, kinds_of
 from common.config_help import describe, markdown_table
 from common.config_rules import TRAINING_TASKS, check, check_paths
 from common.errors import UserError, nearest
-from common.options import FIELDS, NAMES, SECTIONS, Config
+from common.options import FIELDS, NAMES, NETWORK_KEYS, SECTIONS, Config
 from common.spec import ModelSpec
 
-__all__ = ["Config", "check", "check_paths", "describe", "from_mapping", "load", "markdown_table", "read_yaml", "save"]
+__all__ = ["Config", "check", "check_paths", "describe", "from_mapping", "load", "markdown_table",
+           "network_arguments", "read_yaml", "save"]
 
 _BLOCKS = ("context", "parallel", "model_config")
 _COMMAND_LINE = "command line"
+# What an evaluation takes from the training of its checkpoint: network, data and image size, not how they were loaded.
+_OF_CHECKPOINT = [name for name, field in FIELDS.items() if field.metadata["section"] in ("data", "augment", "model")
+                  and name not in ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers",
+                                   "download", "on_error")]
 _CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -48,7 +52,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path) -> Config:
+def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
+         trained_with: Callable[[str], Mapping[str, Any] | None] | None = None) -> Config:
     """Return the configuration of a run.
 
     Args:
@@ -56,6 +61,8 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path) ->
         task: what the entry point does; ``train`` follows the key ``task`` where that names a kind of training.
         spec: the model.
         model_dir: the model's folder; relative configuration files are looked for there too.
+        trained_with: path of a checkpoint -> the configuration that it holds, or ``None``. Asked when no file is named;
+            what it says comes between the model's default file and the flags.
 
     Raises:
         UserError: for anything that the user should correct.
@@ -65,21 +72,46 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path) ->
         sys.stdout.write(describe(spec, task))
         raise SystemExit(0)
     flags = _read_flags(argv)
-    file = _config_file(flags, spec.default_configs.get(task), model_dir)
+    named = _named_file(flags, Path(model_dir))
+    default = Path(model_dir) / spec.default_configs.get(task, "")
+    file = named or (default if default.is_file() else None)
     written = _canonical(read_yaml(file), str(file)) if file else {}
     given = _canonical(flags, _COMMAND_LINE)
-    if given.get("task", task) != task and not (task == "train" and given["task"] in TRAINING_TASKS):
-        raise UserError(f"task: {given['task']!r} (command line) is not what this program does, which is {task}; leave "
-                        "it out, or start the program for it.")
-    if "lr" in given or "base_lr" in given:  # a flag replaces the other of the two in the file
+    checkpoint = (written | given).get("ckpt_path", "")
+    if named is None and trained_with is not None and Path(checkpoint).is_file():
+        written |= _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given)
+    if "lr" in given or "base_lr" in given:  # a flag replaces the other one in the file
         written = {name: value for name, value in written.items() if name not in ("lr", "base_lr")}
     values = written | given
-    if task != "train" or values.get("task") not in TRAINING_TASKS:
-        values["task"] = task
+    names = frozenset(values)
+    values["task"] = _task(task, written, given)
     values["model"] = spec.variant(values.get("model") or next(iter(spec.variants)))
-    config = _build(values, given=frozenset(written) | frozenset(given))
+    config = _build(values, given=names)
     check_paths(config, config.task)
     return config
+
+
+def _of_checkpoint(held: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint's configuration says about network and data."""
+    held = {name: held[name] for name in _OF_CHECKPOINT if name in held}
+    if "data_dir" in given:
+        held.pop("eval_dir", None)  # belongs to the data folder of the training
+    return _canonical(held, path)
+
+
+def _task(task: str, written: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Return the task of a run: the entry point's, but train.py follows the key where it names a kind of training."""
+    allowed = TRAINING_TASKS if task == "train" else (task,)
+    if given.get("task", task) not in allowed:
+        raise UserError(f"task: {given['task']!r} (command line) is not what this program does, which is {task}; leave "
+                        "it out, or start the program for it.")
+    wanted = given.get("task") or written.get("task")
+    return wanted if wanted in allowed else task
+
+
+def network_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of the network that the configuration sets, beside those that every network has."""
+    return {name: value for name in NETWORK_KEYS if (value := getattr(config, name)) is not None}
 
 
 def from_mapping(values: Mapping[str, Any], source: str) -> Config:
@@ -176,22 +208,21 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-def _config_file(flags: dict[str, Any], default: str | None, model_dir: Path) -> Path | None:
+def _named_file(flags: dict[str, Any], model_dir: Path) -> Path | None:
     """Take the configuration file out of the flags and find it, below the working directory or the model's folder."""
     names = {flags.pop(key) for key in ("config_path", "config") if key in flags}
+    if not names:
+        return None
     if len(names) > 1:
         raise UserError(f"--config_path and --config (command line) name different files, "
                         f"{' and '.join(sorted(names))}; give one of them.")
-    if not names:
-        file = model_dir / default if default else None
-        return file if file and file.is_file() else None
     name = os.path.expanduser(os.path.expandvars(names.pop()))
-    for file in (Path(name), Path(model_dir) / name):
+    for file in (Path(name), model_dir / name):
         if name and file.is_file():
             return file
         if name and file.is_dir():
             raise UserError(f"config_path: '{name}' (command line) is a folder; give one of the YAML files in it.")
-    shipped = [f"config/{file.name}" for file in sorted(Path(model_dir).glob("config/*.y*ml"))]
+    shipped = [f"config/{file.name}" for file in sorted(model_dir.glob("config/*.y*ml"))]
     raise UserError(f"config_path: '{name}' (command line) was found neither in {Path.cwd()} nor in {model_dir}; that "
                     f"folder has {', '.join(shipped) or 'no configurations'}.{nearest(name, shipped)}")
 

@@ -23,11 +23,6 @@ def check(config: Config) -> None:
         pair = getattr(config, name)
         if len(pair) != 2 or pair[0] > pair[1]:
             raise UserError(f"{name}: {list(pair)} is not a pair, the smaller number first, such as [0.08, 1.0].")
-    for name in ("mean", "std"):
-        values = getattr(config, name)
-        if values is not None and len(values) != config.in_channels:
-            raise UserError(f"{name}: {len(values)} numbers do not fit in_channels: {config.in_channels}; give one "
-                            "number per channel.")
     if config.dims and config.depths and len(config.dims) != len(config.depths):
         raise UserError(f"dims: {list(config.dims)} and depths: {list(config.depths)} name different numbers of "
                         "stages; give as many of one as of the other.")
@@ -65,8 +60,9 @@ def check_paths(config: Config, task: str) -> None:
     if task == "eval" and not config.ckpt_path:
         raise UserError("ckpt_path: empty, but an evaluation needs weights; give --ckpt_path (also --pretrained) the "
                         "path of a checkpoint.")
-    for name in ("ckpt_path", "resume"):
-        _check_exists(name, getattr(config, name), "a checkpoint")
+    _check_exists("ckpt_path", config.ckpt_path, "a checkpoint")
+    if task in TRAINING_TASKS:
+        _check_exists("resume", config.resume, "a checkpoint")
 
 
 def _check_data(config: Config, task: str) -> None:
@@ -78,7 +74,7 @@ def _check_data(config: Config, task: str) -> None:
                         "--data_dir (also --dataset_path) the folder of the data set.")
     if not config.download:
         _check_exists("data_dir", config.data_dir, "the folder of the data set")
-        if config.val_while_train:
+        if config.val_while_train and task != "pretrain":
             _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
 
 

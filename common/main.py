@@ -43,17 +43,13 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
     Raises:
         UserError: for an unknown key, a wrong value, or a missing file.
     """
-    model_dir = ROOT / spec.name
-    config = config_module.load(arguments, task=task, spec=spec, model_dir=model_dir)
-    names_config = any(a.split("=")[0] in ("--config_path", "--config") for a in arguments)
-    if task == "train" or names_config or not config.ckpt_path:
-        return config
-    from common import checkpoint
+    def trained_with(path: str) -> dict | None:
+        from common import checkpoint
 
-    trained_with = checkpoint.load(config.ckpt_path)[1].get("config")
-    if trained_with is None:
-        return config
-    return config_module.load(arguments, task=task, spec=spec, model_dir=model_dir, base=trained_with)
+        return checkpoint.load(path)[1].get("config")
+
+    return config_module.load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
+                              trained_with=None if task == "train" else trained_with)
 
 
 def run(config: Config, spec: ModelSpec) -> None:

@@ -75,15 +75,6 @@ def _policy(value: Any) -> Any:
     return "" if text in ("0", "false", "none") else "autoaugment" if text in ("1", "true") else value
 
 
-def _statistics(value: Any) -> Any:
-    """Mean and standard deviation are written in units of 0..1 or of 0..255."""
-    try:
-        numbers = [float(v) for v in (str(value).strip("[]() ").split(",") if isinstance(value, str) else value)]
-    except (TypeError, ValueError):
-        return value
-    return [v / 255 for v in numbers] if max(numbers, default=0) > 1 else numbers
-
-
 def _comma_separated(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
@@ -159,7 +150,8 @@ class Config:
     eval_interpolation: str | None = _augment(None, "the same for evaluation; none: interpolation (random: bilinear)",
                                               choices=_INTERPOLATIONS[:-1])
     color_jitter: float | tuple[float, ...] | None = _augment(
-        None, "strength of random brightness, contrast, saturation (and hue); one number or a list", ge=0)
+        None, "strength of random brightness, contrast, saturation (and hue), one number or a list; only without "
+        "auto_augment", ge=0)
     auto_augment: str = _augment("", "policy such as randaug-m9-mstd0.5-inc1 or autoaugment; empty: none",
                                  aliases=("autoaugment",), convert=_policy)
     crop_pct: float | None = _augment(0.875, "evaluation: side of the centre crop / short side of the resized image; "
@@ -175,9 +167,9 @@ class Config:
                                         ge=0, le=1)
     mixup_off_epoch: int = _augment(0, "epoch from which nothing is mixed any more; 0: never", ge=0)
     mean: tuple[float, ...] | None = _augment(None, "mean per channel in units of 0..1 (values above 1: of 0..255); "
-                                              "none: the data set's", convert=_statistics, ge=0)
+                                              "none: the data set's", ge=0)
     std: tuple[float, ...] | None = _augment(None, "standard deviation per channel, in the units of mean; none: the "
-                                             "data set's", convert=_statistics, gt=0)
+                                             "data set's", gt=0)
 
     # model
     model: str = _model("", "variant of the network", aliases=("backbone", "variant", "model_name"))
@@ -324,6 +316,8 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config) if field.name != "given"}
+NETWORK_KEYS = tuple(name for name, field in FIELDS.items() if field.metadata["section"] == "model"
+                     and field.default is None and name != "drop_path_rate")
 CONVERTED = {alias: (name, function) for name, field in FIELDS.items()
              for alias, function in field.metadata["converted_aliases"].items()}
 NAMES = ({name: name for name in FIELDS}
