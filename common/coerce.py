@@ -10,7 +10,7 @@ from common.errors import UserError, nearest
 _TRUE = ("true", "1", "yes", "on", "y", "t")
 _FALSE = ("false", "0", "no", "off", "n", "f")
 _EMPTY = ("", "none", "null")
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def _to_bool(value: Any) -> bool:
@@ -58,10 +58,14 @@ def kinds_of(field: dataclasses.Field) -> list[type]:
 
 def describe_kind(field: dataclasses.Field) -> str:
     """Say in words what a field accepts, for messages and for the help."""
+    kinds = [kind for kind in kinds_of(field) if kind is not type(None)]
     if field.metadata["choices"]:
-        words = ["one of " + ", ".join(field.metadata["choices"])]
+        words = list(field.metadata["choices"])
+    elif field.metadata["path"]:
+        words = ["a path"]
+    elif kinds == [bool]:
+        words = ["true", "false"]
     else:
-        kinds = [kind for kind in kinds_of(field) if kind is not type(None)]
         if int in kinds and float in kinds:
             kinds.remove(int)
         words = [f"a list of {'whole ' if get_args(kind)[0] is int else ''}numbers" if get_origin(kind) is tuple
@@ -69,7 +73,9 @@ def describe_kind(field: dataclasses.Field) -> str:
     limits = [f"{sign} {limit:g}" for sign, limit in field.metadata["limits"].items() if limit is not None]
     if limits:
         words[-1] += " " + " and ".join(limits)
-    return " or ".join(words + (["none"] if type(None) in kinds_of(field) else []))
+    if type(None) in kinds_of(field):
+        words.append("none")
+    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
 
 
 def within_limits(field: dataclasses.Field, value: Any) -> bool:

@@ -252,7 +252,9 @@ def _canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             raise UserError(f"key '{name}' ({source}) is not an option; --help shows all.{nearest(str(name), NAMES)}")
         standard = NAMES[name]
         value = coerce(FIELDS[standard], raw, name, source)
-        if standard in result and result[standard] != value:
+        if standard in result and "" in (value, result[standard]):
+            value = value or result[standard]  # 'pretrained: False' beside a path says nothing against the path
+        elif standard in result and result[standard] != value:
             other, other_raw = origin[standard]
             raise UserError(f"{other}: {other_raw!r} and {name}: {raw!r} ({source}) are two names of {standard} with "
                             "different values; keep one of them.")
@@ -274,7 +276,7 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
     if dataset in _CLASSES:
         follows["num_classes"] = _CLASSES[dataset]
     if values.get("dynamic_loss_scale"):
-        follows["loss_scale"] = 65536.0
+        follows |= {"loss_scale": 65536.0, "drop_overflow_update": True}  # it looks for the limit by crossing it
     config = Config(**follows | values, given=given)
     check(config)
     return config
