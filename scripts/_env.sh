@@ -98,16 +98,20 @@ use_own_environment() {
     esac
 }
 
-# Install into PY. On a terminal pip shows its own progress, otherwise one line per package comes out.
+# Install into PY. On a terminal pip shows its own progress; otherwise the large downloads are named, and errors shown.
 pip_install() {
-    local log code=0
+    local log line name code=0
     if [ -t 1 ]; then
         "$PY" -m pip install "$@"
         return
     fi
     log=$(mktemp)
-    "$PY" -m pip install "$@" 2>&1 | tee "$log" |
-        { grep --line-buffered -E '^ *Downloading |^Installing ' || true; } || code=$?
+    "$PY" -m pip install "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
+        case "$line" in
+            *Downloading*\ MB\)) name=${line#*Downloading } && echo "  downloading ${name%%-[0-9]*} (${line##*(}" ;;
+            Installing*) echo "  installing" ;;
+        esac
+    done || code=$?
     [ "$code" = 0 ] || { echo "pip ended with:"; tail -n 8 "$log"; } >&2
     rm -f "$log"
     return "$code"
@@ -140,7 +144,7 @@ make_venv() {
 install_requirements() {
     local before
     before=$(cat "$MARK" 2>/dev/null) || true
-    echo "Installing requirements.txt (about 600 MB are downloaded the first time)"
+    echo "Installing requirements.txt (a download of 0.9 GB the first time; 3 GB on the disk)"
     echo incomplete >"$MARK"
     if ! pip_install -r "$REQUIREMENTS"; then
         echo "$before" >"$MARK" # pip gave up by itself and left what was there
