@@ -1,0 +1,306 @@
+"""Images -> classes, with a network or an exported MINDIR file.
+
+For use inside other programs::
+
+    from common.predict import Predictor
+
+    predictor = Predictor.from_mindir("gmlp_ti.mindir")
+    for result in predictor(["cat.jpg", pil_image, array]):
+        print(result.source, result.top[0].name, result.top[0].probability)
+"""
+import csv
+import glob
+import io
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from PIL import Image
+from tqdm import tqdm
+
+from common.config import from_mapping
+from common.errors import UserError
+from common.transforms import eval_transform
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+Picture = Union[str, Path, Image.Image, np.ndarray]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One class that an image may show; the probability is in 0..1."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one image: its most probable classes, or the sentence why there are none."""
+
+    source: str
+    top: tuple[Candidate, ...] = ()
+    error: str = ""
+
+
+class Predictor:
+    """Classifies images in batches.
+
+    Args:
+        network: float32 images (N, C, H, W) -> logits (N, classes); a cell, which is put into evaluation mode, or what
+            ``load_mindir`` returns.
+        transform: PIL RGB image -> float32 (C, H, W), such as ``common.transforms.eval_transform(config)``.
+        class_names: one per class; none: the class numbers.
+        batch_size: images per call of the network.
+        fixed_batch: the network takes exactly ``batch_size`` images; fewer are filled up.
+        top_k: classes per image.
+
+    Raises:
+        UserError: when called, if the class names are not as many as the network's classes.
+    """
+
+    def __init__(self, network: nn.Cell, transform: Callable[[Image.Image], np.ndarray],
+                 class_names: Sequence[str] | None = None, batch_size: int = 16, fixed_batch: bool = False,
+                 top_k: int = 5):
+        self.network, self.transform, self.class_names = network.set_train(False), transform, class_names
+        self.batch_size, self.fixed_batch, self.top_k = batch_size, fixed_batch, top_k
+
+    @classmethod
+    def from_mindir(cls, path: str | Path, class_names: Sequence[str] | None = None, batch_size: int = 16,
+                    top_k: int = 5) -> "Predictor":
+        """Load an exported file; transform, class names and batch come from the description beside it.
+
+        Raises:
+            UserError: if one of the two files is missing or cannot be read.
+        """
+        network, description = load_mindir(path), read_description(path)
+        fixed = description["input"]["shape"][0]
+        transform = eval_transform(from_mapping(description["preprocessing"], str(description_path(path))))
+        names = class_names or description["class_names"] or None
+        return cls(network, transform, names, fixed or batch_size, bool(fixed), top_k)
+
+    def __call__(self, images: Sequence[Picture] | Picture) -> list[Result]:
+        """Classify images.
+
+        Args:
+            images: paths, PIL images, and uint8 arrays (H, W, 3) in RGB or (H, W) in grey, in any mixture, or one of
+                these.
+
+        Returns:
+            One result per image, in their order. A file that cannot be read gets a result with an error, and is counted
+            in the log.
+
+        Raises:
+            UserError: for an array of another shape or type.
+        """
+        results: list[Result] = []
+        if isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim <= 3:
+            images = [images]
+        size = self.batch_size if self.fixed_batch else max(1, min(self.batch_size, len(images)))
+        starts = range(0, len(images), size)
+        for start in tqdm(starts, unit="batch", leave=False, disable=None if len(starts) > 1 else True):
+            results += self._classify(images[start:start + size], start, size)
+        broken = sum(bool(result.error) for result in results)
+        if broken:
+            log.warning("%d of %d images could not be classified", broken, len(results))
+        return results
+
+    def _classify(self, images: Sequence[Picture], start: int, size: int) -> Iterator[Result]:
+        """Classify up to ``size`` images, the first of which has the number ``start``."""
+        sources, arrays, errors = [], {}, {}
+        for position, image in enumerate(images):
+            sources.append(_source(image, start + position))
+            try:
+                opened = _open(image)
+            except UserError:
+                raise
+            except Exception as error:  # the decoders of broken files raise all sorts
+                errors[position] = f"cannot be read: {error}"
+            else:
+                arrays[position] = self.transform(opened)
+        found = dict(zip(arrays, self._rank(np.stack(list(arrays.values())), size))) if arrays else {}
+        for position, source in enumerate(sources):
+            top, error = found.get(position, ((), errors.get(position, "")))
+            yield Result(source, top, error)
+
+    def _rank(self, batch: np.ndarray, size: int) -> Iterator[tuple[tuple[Candidate, ...], str]]:
+        """Run the network on a batch filled up to ``size`` images; yields classes and error of every image."""
+        filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        logits = self.network(ms.Tensor(filled)).asnumpy()[:len(batch)].astype(np.float32)
+        names = self.class_names or [str(number) for number in range(logits.shape[1])]
+        if len(names) != logits.shape[1]:
+            raise UserError(f"class_names: there are {len(names)} names, but the network tells {logits.shape[1]} "
+                            "classes apart; give one name per class.")
+        for row in softmax(logits):
+            if not np.isfinite(row).all():
+                yield (), "the network's output for it is not finite"
+                continue
+            order = np.argsort(-row, kind="stable")[:self.top_k]
+            yield tuple(Candidate(int(n), names[n], float(row[n])) for n in order), ""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits along the last axis, computed in float32."""
+    logits = logits.astype(np.float32)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _source(image: Picture, number: int) -> str:
+    """Name an image: its path, or its place in the list (from 0)."""
+    path = image if isinstance(image, (str, Path)) else getattr(image, "filename", "")
+    return str(path) or f"image {number}"
+
+
+def _open(image: Picture) -> Image.Image:
+    """Return an image as PIL RGB."""
+    if isinstance(image, (str, Path)):
+        with Image.open(image) as file:
+            return file.convert("RGB")
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3):
+        raise UserError(f"an image given as an array must be uint8 of the shape (height, width, 3) or (height, width), "
+                        f"not {array.dtype} of {array.shape}.")
+    return Image.fromarray(array).convert("RGB")
+
+
+def expand_images(text: str) -> list[Path]:
+    """Return the images that a file, a folder (with the folders in it) or a pattern such as ``'photos/*.jpg'`` names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = path.rglob("*")
+    else:
+        found = map(Path, glob.glob(str(path), recursive=True))
+    images = sorted(file for file in found if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
+    if not images:
+        reason = "holds no image" if path.is_dir() else "is no file, no folder and no pattern that fits one"
+        raise UserError(f"image: '{text}' {reason}; images end in {' '.join(IMAGE_ENDINGS)}.")
+    return images
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Read class names, in the order of the class numbers: one per line, or a JSON list.
+
+    Raises:
+        UserError: if the file cannot be read or is neither.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        names = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"class_names: '{path}' cannot be read ({_reason(error)}).") from None
+    if not isinstance(names, list) or not names:
+        raise UserError(f"class_names: '{path}' holds no names; give one per line, or a JSON list.")
+    return [str(name).strip() for name in names]
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """Write results as a table for people: a line per class, and how many images could not be read."""
+    rows = [("image", "rank", "class", "name", "probability")]
+    for result in results:
+        rows += [(result.source if rank == 1 else "", str(rank), str(one.index), one.name, f"{one.probability:.4f}")
+                 for rank, one in enumerate(result.top, 1)]
+        if result.error:
+            rows.append((result.source, "", "", result.error, ""))
+    readable = [row for row in rows if row[1]]  # an error may be long and must not widen the table
+    widths = [max(len(row[column]) for row in (rows if column == 0 else readable)) for column in range(5)]
+    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e:>{widths[4]}}".rstrip()
+             for a, b, c, d, e in rows]
+    broken = sum(bool(result.error) for result in results)
+    return "\n".join(lines + ([f"{broken} of {len(results)} images could not be classified"] if broken else []))
+
+
+def write_json(results: Sequence[Result], path: str | Path) -> None:
+    """Write results as a JSON list of objects with source, top (index, name, probability) and error."""
+    _write(path, json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(results: Sequence[Result], path: str | Path) -> None:
+    """Write results as CSV (RFC 4180), a row per image and class."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image", "rank", "class", "name", "probability", "error"])
+    for result in results:
+        writer.writerows([result.source, rank, one.index, one.name, f"{one.probability:.6f}", ""]
+                         for rank, one in enumerate(result.top, 1))
+        if result.error:
+            writer.writerow([result.source, "", "", "", "", result.error])
+    _write(path, text.getvalue())
+
+
+def load_mindir(path: str | Path) -> nn.GraphCell:
+    """Load a MINDIR file.
+
+    Returns:
+        A cell that maps images (N, C, H, W) to what the exported network returned.
+
+    Raises:
+        UserError: if the file is missing, or is not a whole MINDIR file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"model_file: there is no file '{path}'.")
+    if path.suffix != ".mindir":
+        raise UserError(f"model_file: '{path}' does not end in .mindir; a checkpoint (.ckpt) is given with --ckpt_path.")
+    try:
+        return nn.GraphCell(ms.load(str(path)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        log.debug("%s: %s", path, error)
+        raise UserError(f"model_file: '{path}' is not a MINDIR file, or only a part of one; export it again.") from None
+
+
+def description_path(model_file: str | Path) -> Path:
+    """Return where the description of an exported file lies: beside it, with ``.json`` appended."""
+    return Path(f"{model_file}.json")
+
+
+def read_description(model_file: str | Path) -> dict[str, Any]:
+    """Read what export wrote about a file: its input, the preprocessing and the class names.
+
+    Raises:
+        UserError: if the description is missing or not what export writes.
+    """
+    path = description_path(model_file)
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        complete = {"input", "preprocessing", "class_names"} <= set(description) and description["input"]["shape"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"model_file: '{path}' cannot be read ({_reason(error)}); export.py writes it beside the model, "
+                        "and both are needed.") from None
+    if not complete:
+        raise UserError(f"model_file: '{path}' does not describe an exported model; export it again.")
+    return description
+
+
+def _reason(error: Exception) -> str:
+    """Return the short form of an error."""
+    return getattr(error, "strerror", None) or str(error).split("\n")[0]
+
+
+def _write(path: str | Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written ({_reason(error)}).") from None
