@@ -38,9 +38,10 @@ class _Loader(yaml.SafeLoader):
         seen: dict = {}
         for key_node, value_node in node.value:
             key, value = self.construct_object(key_node, deep=True), self.construct_object(value_node, deep=True)
-            if isinstance(key, Hashable) and seen.setdefault(key, value) != value:
+            if isinstance(key, Hashable) and key in seen and seen[key] != value:
                 raise UserError(f"key '{key}' stands twice, as {seen[key]!r} and as {value!r} in line "
                                 f"{key_node.start_mark.line + 1}; keep one of them")
+            seen[key if isinstance(key, Hashable) else None] = value
         return super().construct_mapping(node, deep)
 
 

@@ -57,16 +57,18 @@ def _section(name: str) -> Callable:
 
 def _checkpoint(value: Any) -> Any:
     """Old files switch pre-trained weights on and off in the key that also holds the path."""
-    if value is True or str(value).lower() == "true":
-        raise UserError("true does not say which weights; give the path of a checkpoint, or leave the key out")
-    return "" if value is False or str(value).lower() in ("false", "0") else value
+    return _no_switch(value, "true does not say which weights; give the path of a checkpoint, or leave the key out")
 
 
 def _resume(value: Any) -> Any:
     """Continuing a run in its own folder needs no switch, so ``true`` can only be a misunderstanding."""
-    if value is True or str(value).lower() == "true":
-        raise UserError("give the path of a checkpoint; a run in the same ckpt_save_dir continues by itself")
-    return "" if value is False or str(value).lower() in ("false", "0") else value
+    return _no_switch(value, "give the path of a checkpoint; a run in the same ckpt_save_dir continues by itself")
+
+
+def _no_switch(value: Any, sentence: str) -> Any:
+    if str(value).lower() in ("true", "1"):
+        raise UserError(sentence)
+    return "" if str(value).lower() in ("false", "0") else value
 
 
 def _policy(value: Any) -> Any:
