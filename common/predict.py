@@ -258,7 +258,8 @@ def load_mindir(path: str | Path) -> nn.GraphCell:
     if not path.is_file():
         raise UserError(f"model_file: there is no file '{path}'.")
     if path.suffix != ".mindir":
-        raise UserError(f"model_file: '{path}' does not end in .mindir; a checkpoint (.ckpt) is given with --ckpt_path.")
+        raise UserError(f"model_file: '{path}' does not end in .mindir; a checkpoint (.ckpt) is given with "
+                        "--ckpt_path.")
     try:
         return nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:
@@ -282,8 +283,8 @@ def read_description(model_file: str | Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         complete = {"input", "preprocessing", "class_names"} <= set(description) and description["input"]["shape"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"model_file: '{path}' cannot be read ({_reason(error)}); export.py writes it beside the model, "
-                        "and both are needed.") from None
+        raise UserError(f"model_file: '{path}' cannot be read ({_reason(error)}); export.py writes it beside the "
+                        "model, and both are needed.") from None
     if not complete:
         raise UserError(f"model_file: '{path}' does not describe an exported model; export it again.")
     return description

@@ -23,7 +23,10 @@ class TinyClassifier(nn.Cell):
 
 
 class FixedBatch(nn.Cell):
-    """Has the batch in its code: a file of it takes exactly that many images. Output: (batch, 2), mean and mean square."""
+    """Has the batch in its code: a file of it takes exactly that many images.
+
+    Output: (batch, 2), mean and mean square of an image.
+    """
 
     def __init__(self, batch: int):
         super().__init__()
