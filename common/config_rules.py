@@ -66,7 +66,8 @@ def check_paths(config: Config, task: str) -> None:
 
 
 def _check_data(config: Config, task: str) -> None:
-    if task == "eval" and config.eval_dir:
+    is_list = config.eval_dir.lower().endswith(".json")  # its images, and perhaps the list itself, are in data_dir
+    if task == "eval" and config.eval_dir and not is_list:
         _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
         return
     if not config.data_dir:
@@ -74,7 +75,7 @@ def _check_data(config: Config, task: str) -> None:
                         "--data_dir (also --dataset_path) the folder of the data set.")
     if not config.download:
         _check_exists("data_dir", config.data_dir, "the folder of the data set")
-        if config.val_while_train and task != "pretrain":
+        if task in ("train", "finetune", "linprobe") and config.val_while_train and not is_list:
             _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
 
 

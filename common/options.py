@@ -143,8 +143,8 @@ class Config:
     image_size: int = _augment(224, "height and width of training images in pixels",
                                aliases=("image_resize", "train_image_size"), ge=1)
     eval_image_size: int | None = _augment(None, "the same for evaluation; none: image_size", ge=1)
-    scale: tuple[float, ...] = _augment((0.08, 1.0), "least and largest share of the area in a random crop; crop_min gives the least "
-                                        "alone, with 1.0", gt=0, le=1,
+    scale: tuple[float, ...] = _augment((0.08, 1.0), "least and largest share of the area in a random crop; crop_min "
+                                        "gives the least alone, with 1.0", gt=0, le=1,
                                         converted_aliases={"crop_min": lambda least: [least, 1.0]})
     ratio: tuple[float, ...] = _augment((0.75, 1.333), "least and largest width / height of a random crop", gt=0)
     hflip: float = _augment(0.5, "probability of a horizontal flip", ge=0, le=1)

@@ -12,6 +12,7 @@ from common.config import (Config, check, check_paths, describe, from_mapping, l
 from common.errors import UserError
 from common.options import FIELDS, NAMES, SECTIONS
 from common.spec import ModelSpec
+from gmlp.src.spec import SPEC as GMLP
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
@@ -61,6 +62,35 @@ def test_shipped_file_uses_standard_names_and_has_a_header(path):
 
 def test_original_gmlp_file_gives_the_config_that_we_ship():
     assert of_file(DATA / "seed_gmlp_Ti.yaml") == of_file(ROOT / "gmlp/config/gmlp_Ti.yaml")
+
+
+def test_original_gmlp_training_command():
+    for name in ("imagenet", "ckpt"):
+        Path(name).mkdir()
+    config = load(["--config", "config/gmlp_Ti.yaml", "--dataset_path", "imagenet", "--ckpt_save_dir", "ckpt",
+                   "--batch_size", "64", "--distribute", "False"], task="train", spec=GMLP, model_dir=ROOT / "gmlp")
+    assert (config.model, config.data_dir, config.ckpt_save_dir) == ("gmlp_ti", "imagenet", "ckpt")
+    assert (config.batch_size, config.distribute, config.epochs) == (64, False, 350)
+
+
+def test_original_gmlp_evaluation_command():
+    Path("imagenet").mkdir()
+    config = load(["--dataset_path", "imagenet", "--ckpt_path", write("", "a.ckpt")], task="eval", spec=GMLP,
+                  model_dir=ROOT / "gmlp")
+    assert (config.model, config.task, config.distribute, config.image_size, config.crop_pct) == (
+        "gmlp_ti", "eval", False, 224, 0.875)
+
+
+@pytest.mark.parametrize("size, rate", [("S", 0.05), ("B", 0.2)])
+def test_larger_gmlp_recipes_differ_from_the_small_one_in_the_drop_path_alone(size, rate):
+    small, large = (of_file(ROOT / f"gmlp/config/gmlp_{name}.yaml") for name in ("Ti", size))
+    assert large == dataclasses.replace(small, model=f"gmlp_{size}", drop_path_rate=rate,
+                                        ckpt_save_dir=f"./ckpt/gmlp_{size}")
+
+
+def test_gmlp_export_file_asks_for_one_image():
+    config = load([], task="export", spec=GMLP, model_dir=ROOT / "gmlp")
+    assert (config.file_format, config.batch_size, config.model, config.verify) == ("MINDIR", 1, "gmlp_ti", True)
 
 
 def test_original_gmlp_file_has_its_values():
@@ -584,6 +614,10 @@ def test_evaluation_with_its_own_folder_needs_no_training_data():
     Path("val").mkdir()
     config = run("--dataset", "folder", "--eval_dir", "val", "--ckpt_path", write("", "a.ckpt"), task="eval")
     assert (config.eval_dir, config.data_dir) == ("val", "")
+
+
+def test_list_of_evaluation_images_is_looked_for_later():
+    check_paths(Config(dataset="list", data_dir=".", eval_dir="val.json", ckpt_path=write("", "a.ckpt")), "eval")
 
 
 def test_export_needs_no_data():
