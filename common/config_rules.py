@@ -41,7 +41,7 @@ def _check_schedule(config: Config) -> None:
     total = sum(parts.values())
     if total > config.epochs:
         raise UserError(f"{' + '.join(f'{name}: {value}' for name, value in parts.items())} is {total:g}, more than "
-                        f"epochs: {config.epochs}; lower them, or leave decay_epochs out to decay until the end.")
+                        f"epochs: {config.epochs}; lower them, or give decay_epochs: none to decay until the end.")
     if config.base_lr is None and config.min_lr > config.lr:
         raise UserError(f"min_lr: {config.min_lr:g} is more than lr: {config.lr:g}; the learning rate must not end "
                         "above its peak.")
