@@ -207,8 +207,14 @@ class RunFolder:
 
         Returns:
             Path, tensors, meta data, and the sentences about newer files that could not be read; None for no run.
+
+        Raises:
+            UserError: if there are checkpoints but none can be read, or only those of another run.
         """
         problems = []
+        if not self.checkpoints() and (others := sorted(self.folder.glob("*-[0-9]*_[0-9]*.ckpt"))):
+            raise UserError(f"ckpt_save_dir: {self.folder} holds another run ({others[0].name}), not one of {self.name};"
+                            " choose another folder.")
         for path in reversed(self.checkpoints()):
             try:
                 return path, *load(path), problems

@@ -85,6 +85,7 @@ class TrainStep(nn.Cell):
                  world_size: int = 1):
         super().__init__(auto_prefix=False)
         self.network_with_loss = network_with_loss
+        self.network = network
         self.optimizer = optimizer
         self.weights = optimizer.parameters
         self.accumulation_steps = accumulation_steps

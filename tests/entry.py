@@ -1,0 +1,38 @@
+"""Start entry points as a user does: real processes, real files."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A gMLP that trains on the digits in a second per epoch; every random ingredient is on.
+TINY = {"model": "gmlp_Ti", "dataset": "digits", "num_classes": 10, "image_size": 16, "patch_size": 4, "embed_dim": 16,
+        "depth": 2, "mlp_ratio": 2, "batch_size": 64, "epochs": 2, "lr": 0.004, "warmup_epochs": 0.5, "min_lr": 1e-5,
+        "device_target": "CPU", "hflip": 0.0, "scale": [0.7, 1.0], "num_workers": 1, "seed": 3}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The process environment of a user who has not set anything up."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
+
+
+def run(*arguments: str, cwd: Path = ROOT, timeout: int = 300, **env: str) -> subprocess.CompletedProcess:
+    """Run ``python ARGUMENTS`` and return what it did."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment(**env), text=True,
+                          capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+def write_yaml(path: Path, **changes) -> Path:
+    """Write the tiny configuration with changes."""
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (TINY | changes).items()))
+    return path
+
+
+def sentence(result: subprocess.CompletedProcess) -> str:
+    """Return the one sentence of a user's mistake, after checking that nothing else was printed for it."""
+    assert result.returncode == 2, (result.returncode, result.stdout[-2000:], result.stderr[-2000:])
+    assert "Traceback" not in result.stderr and "Traceback" not in result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
