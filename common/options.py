@@ -150,7 +150,7 @@ class Config:
     hflip: float = _augment(0.5, "probability of a horizontal flip", ge=0, le=1)
     vflip: float = _augment(0.0, "probability of a vertical flip", ge=0, le=1)
     interpolation: str = _augment("bilinear", "resampling of training images", choices=_INTERPOLATIONS)
-    eval_interpolation: str | None = _augment(None, "the same for evaluation; none: interpolation (random: bilinear)",
+    eval_interpolation: str | None = _augment(None, "the same for evaluation; none: interpolation (random: bicubic)",
                                               choices=_INTERPOLATIONS[:-1])
     color_jitter: float | tuple[float, ...] | None = _augment(
         None, "strength of random brightness, contrast, saturation (and hue), one number or a list; only without "
