@@ -20,6 +20,7 @@ from common import plot
 from common.checkpoint import RunFolder
 from common.errors import UserError
 from common.metric import Scores
+from common.samples import Samples
 from common.spec import LogStyle
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
 
@@ -122,6 +123,18 @@ class StopOnBadLoss(Callback):
             micro_steps = int(self.step.micro_steps.asnumpy())
             raise UserError(f"training stopped: the gradients of {skipped} update(s) up to step {micro_steps} were "
                             "not finite; lower loss_scale, lr or amp_level, or set drop_overflow_update to skip some.")
+
+
+class ReadErrors(Callback):
+    """Says at the end of an epoch which images could not be read (``on_error: skip``)."""
+
+    def __init__(self, samples: Samples, logger: logging.Logger):
+        super().__init__()
+        self.samples = samples
+        self.logger = logger
+
+    def on_train_epoch_end(self, run_context):
+        self.samples.report_errors(self.logger)
 
 
 class ProgressBar(Callback):

@@ -301,8 +301,8 @@ class Config:
     image: str = _export("", "image, folder or pattern to predict", path=True)
     top_k: int = _export(5, "classes shown per image", ge=1)
     class_names: str = _export("", "file with one class name per line, or a JSON list", path=True)
-    json: bool = _export(False, "print predictions as JSON")
-    csv: bool = _export(False, "print predictions as CSV")
+    json: str = _export("", "file for the predictions as JSON", path=True)
+    csv: str = _export("", "file for the predictions as CSV", path=True)
     verify: bool = _export(True, "load the exported or converted file again and compare it with the network")
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)

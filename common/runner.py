@@ -9,20 +9,24 @@ from typing import Any, Callable
 import mindspore as ms
 import numpy as np
 from mindspore import nn
-from mindspore.train import Model
+from mindspore.train import Callback, Model
 
 from common import callback, checkpoint, config as config_module, dataset, readers
 from common.config import Config
 from common.context import Runtime, start
 from common.errors import UserError
+from common.export import choose_format, export_network, preprocessing_of
 from common.layers import apply_precision, seed_random_states
 from common.logger import get_logger, set_up
 from common.loss import build_loss
 from common.lr import schedule
 from common.metric import EvaluationStep, Scores, evaluate as evaluate_batches
 from common.optimizer import build_optimizer
+from common.predict import Predictor, Result, expand_images, format_table, read_class_names, write_csv, write_json
+from common.samples import Samples, check_classes, check_same_classes, save_classes
 from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, TrainStep
+from common.transforms import eval_transform
 
 # Keys that a resumed run cannot change, because the position in the data, or a tensor of the optimizer, depends on them.
 FIXED = ("model", "num_classes", "in_channels", "batch_size", "accumulation_steps", "opt", "ema", "seed")
@@ -39,55 +43,39 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
         UserError: for any mistake in the configuration, the data or the checkpoints.
     """
     runtime = start(config)
-    logger, run_dir = _open_run(config, spec, runtime)
-
     samples = readers.open_samples(config, "train")
     config = _with_classes(config, samples)
-    folder = checkpoint.RunFolder(run_dir, config.prefix or spec.display_name(config.model), config.keep_checkpoint_max)
+    eval_samples = readers.open_samples(config, "eval") if config.val_while_train else None
+    if eval_samples is not None:
+        check_same_classes(samples, eval_samples)
     global_batch = config.batch_size * config.accumulation_steps * runtime.world_size
     steps_per_epoch = dataset.steps_per_epoch(config, len(samples), runtime.world_size)
     lr = schedule(config, steps_per_epoch, global_batch)
 
+    logger, folder = _open_run(config, spec, runtime)
     network = build_network(config, spec)
     step = build_step(config, spec, network, lr, runtime)
     state = callback.TrainingState(config.epochs, steps_per_epoch, global_batch, lr)
     start_epoch = restore(config, spec, step, state, folder, runtime, logger)
     if start_epoch >= config.epochs:
-        logger.info(f"The training in {run_dir} is complete ({start_epoch} of {config.epochs} epochs); raise --epochs "
-                    "to go on, or choose another --ckpt_save_dir to start again.")
+        logger.info(f"The training in {folder.folder} is complete ({start_epoch} of {config.epochs} epochs); raise "
+                    "--epochs to go on, or choose another --ckpt_save_dir to start again.")
         return state
     batches = dataset.train_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size,
                                     start_epoch=start_epoch)
-    micro_batches = batches.get_dataset_size()
-    evaluate_now = _evaluation(config, samples, network, runtime) if config.val_while_train else None
     if runtime.is_main:
-        config_module.save(config, run_dir / "config.yaml")
-        readers.save_classes(samples, run_dir / "classes.json")
-        callback.keep_history(run_dir / "history.jsonl", start_epoch)
-    logger.info(f"{spec.display_name(config.model)}: {_millions(network)} parameters, {len(samples)} training images, "
+        config_module.save(config, folder.folder / "config.yaml")
+        save_classes(samples, folder.folder / "classes.json")
+        callback.keep_history(folder.folder / "history.jsonl", start_epoch)
+    logger.info(f"{spec.display_name(config.model)}: {_count(network):,} parameters, {len(samples)} training images, "
                 f"{len(samples.classes)} classes, {steps_per_epoch} steps of {global_batch} images per epoch, "
-                f"{runtime.world_size} x {runtime.device}, results in {run_dir}")
+                f"{runtime.world_size} x {runtime.device}, results in {folder.folder}")
 
     lines = callback.LogLines(spec.log_style, logger)
-    callbacks = [callback.EpochRecord(state, step, micro_batches),
-                 callback.StopOnBadLoss(step, config.log_interval, config.drop_overflow_update),
-                 callback.EpochLog(state, lines)]
-    if runtime.is_main:
-        callbacks.insert(2, callback.ProgressBar(state, logger, micro_batches, config.log_interval, start_epoch))
-    if evaluate_now is not None:
-        callbacks.append(callback.Evaluation(state, step, evaluate_now, lines, config.eval_interval,
-                                             config.eval_offset))
-    if runtime.is_main and config.save_checkpoint:
-        contents = _contents(config, spec, samples.classes, step, state, runtime)
-        callbacks.append(callback.Saving(state, folder, config.save_checkpoint_epochs, contents, lines))
-    callbacks.append(callback.History(state, run_dir, lines, f"{spec.display_name(config.model)} on {samples.name}",
-                                      write=runtime.is_main))
-    if config.open_profiler:
-        callbacks.append(callback.Profile(run_dir / f"profile_rank_{runtime.rank}"))
+    callbacks = _callbacks(config, spec, samples, eval_samples, step, state, folder, runtime, lines,
+                           batches.get_dataset_size(), start_epoch)
     Model(step).train(config.epochs, batches, callbacks, dataset_sink_mode=config.dataset_sink_mode,
                       sink_size=config.sink_size or -1, initial_epoch=start_epoch)
-
-    samples.report_errors(logger)
     lines.emit("finished", train_time=time.time() - state.started, host=socket.gethostname(),
                mean_fps=float(np.mean(state.fps)))
     if state.best_epoch:
@@ -101,10 +89,14 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     logger = _console(spec, runtime)
     samples = readers.open_samples(config, "eval")
     config = _with_classes(config, samples)
-    network, report = load_network(config, spec)
+    network, report, classes = load_network(config, spec)
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
                 f" {len(samples.classes)} classes")
-    scores = _evaluation(config, samples, network, runtime, eval_samples=samples)()
+    if classes and classes != samples.classes:
+        logger.warning(f"The checkpoint was trained on classes named {classes[0]}, {classes[1]} ..., and the data has "
+                       f"{samples.classes[0]}, {samples.classes[1]} ...: the numbers mean something only if both lists "
+                       "are in the same order.")
+    scores = _evaluation(config, samples, network, runtime)()
     samples.report_errors(logger)
     if scores.top1 * len(samples.classes) < 2 and scores.seen >= 10 * len(samples.classes) > 20:
         logger.warning("The accuracy is that of a guess. The classes may be numbered differently from the training: "
@@ -117,6 +109,41 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     return scores
 
 
+def export(config: Config, spec: ModelSpec) -> Path:
+    """Write the network of ``config.ckpt_path`` as a file for inference, load it again and compare."""
+    runtime = start(config)
+    _console(spec, runtime)
+    choose_format(config.file_format)  # before anything is built
+    network, _, classes = load_network(config, spec)
+    size = config.eval_image_size or config.image_size
+    return export_network(network, input_shape=(config.batch_size, config.in_channels, size, size),
+                          file_name=config.file_name or spec.display_name(config.model),
+                          file_format=config.file_format, model=config.model, class_names=classes,
+                          preprocessing=preprocessing_of(config), verify=config.verify)
+
+
+def predict(config: Config, spec: ModelSpec) -> list[Result]:
+    """Classify the images of ``config.image`` with a checkpoint or an exported file, and print a table."""
+    if not config.image:
+        raise UserError("image: name the images to classify (--image FILE, FOLDER or 'PATTERN').")
+    images = expand_images(config.image)
+    _console(spec, start(config))
+    names = read_class_names(config.class_names) if config.class_names else None
+    if config.model_file:
+        predictor = Predictor.from_mindir(config.model_file, names, config.batch_size, config.top_k)
+    else:
+        network, _, classes = load_network(config, spec)
+        predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
+                              top_k=config.top_k)
+    results = predictor(images)
+    print(format_table(results))
+    if config.json:
+        write_json(results, config.json)
+    if config.csv:
+        write_csv(results, config.csv)
+    return results
+
+
 def build_network(config: Config, spec: ModelSpec) -> nn.Cell:
     """Build the network of a configuration at its precision."""
     network = spec.build(config.model, num_classes=config.num_classes, image_size=config.image_size,
@@ -125,8 +152,11 @@ def build_network(config: Config, spec: ModelSpec) -> nn.Cell:
     return apply_precision(network, config.amp_level)
 
 
-def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.LoadReport]:
+def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.LoadReport, list[str]]:
     """Build the network of a configuration and fill it from ``config.ckpt_path``, in evaluation mode.
+
+    Returns:
+        The network, what was loaded, and the class names that the checkpoint holds (none, if it holds none).
 
     Raises:
         UserError: if there is no checkpoint, or it does not fit; a network with random weights is never returned.
@@ -139,7 +169,7 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.L
     tensors = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", config.ema))
     report = checkpoint.load_into(network, tensors, config.ckpt_path)
     network.set_train(False)
-    return network, report
+    return network, report, meta.get("classes", [])
 
 
 def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray, runtime: Runtime) -> TrainStep:
@@ -246,11 +276,33 @@ def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
             if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
-def _with_classes(config: Config, samples: readers.Samples) -> Config:
+def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: Samples | None, step: TrainStep,
+               state: callback.TrainingState, folder: checkpoint.RunFolder, runtime: Runtime, lines: callback.LogLines,
+               micro_batches: int, start_epoch: int) -> list[Callback]:
+    """Return what happens around the steps, in the order in which it happens."""
+    title = f"{spec.display_name(config.model)} on {samples.name}"
+    found = [callback.EpochRecord(state, step, micro_batches),
+             callback.StopOnBadLoss(step, config.log_interval, config.drop_overflow_update)]
+    if runtime.is_main:
+        found.append(callback.ProgressBar(state, lines.logger, micro_batches, config.log_interval, start_epoch))
+    found += [callback.ReadErrors(samples, lines.logger), callback.EpochLog(state, lines)]
+    if eval_samples is not None:
+        evaluate_now = _evaluation(config, eval_samples, step.network, runtime)
+        found.append(callback.Evaluation(state, step, evaluate_now, lines, config.eval_interval, config.eval_offset))
+    if runtime.is_main and config.save_checkpoint:
+        contents = _contents(config, spec, samples.classes, step, state, runtime)
+        found.append(callback.Saving(state, folder, config.save_checkpoint_epochs, contents, lines))
+    found.append(callback.History(state, folder.folder, lines, title, write=runtime.is_main))
+    if config.open_profiler:
+        found.append(callback.Profile(folder.folder / f"profile_rank_{runtime.rank}"))
+    return found
+
+
+def _with_classes(config: Config, samples: Samples) -> Config:
     """Check the number of classes against the data, or take it from there when the user did not say."""
     if "num_classes" not in config.given:
         config = dataclasses.replace(config, num_classes=len(samples.classes))
-    readers.check_classes(samples, config)
+    check_classes(samples, config)
     return config
 
 
@@ -265,26 +317,23 @@ def _contents(config: Config, spec: ModelSpec, classes: list[str], step: TrainSt
     return contents
 
 
-def _evaluation(config: Config, train_samples, network: nn.Cell, runtime: Runtime, eval_samples=None
-                ) -> Callable[[], Scores]:
+def _evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime) -> Callable[[], Scores]:
     """Return a function that evaluates the network on the evaluation data."""
-    samples = eval_samples or readers.open_samples(config, "eval")
-    if list(samples.classes) != list(train_samples.classes):
-        raise UserError(f"eval_dir: the evaluation data has {len(samples.classes)} classes and the training data "
-                        f"{len(train_samples.classes)}, or they have other names; both need the same folders.")
     batches = dataset.eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
     step = EvaluationStep(network)
     return lambda: evaluate_batches(step, batches, runtime)
 
 
-def _open_run(config: Config, spec: ModelSpec, runtime: Runtime) -> tuple[logging.Logger, Path]:
+def _open_run(config: Config, spec: ModelSpec, runtime: Runtime) -> tuple[logging.Logger, checkpoint.RunFolder]:
+    """Make the run's folder and begin its log."""
     run_dir = Path(config.ckpt_save_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"ckpt_save_dir: {run_dir} cannot be made a folder: {error.strerror}.") from error
     set_up(run_dir, runtime.rank, spec.log_style.prefix)
-    return get_logger(), run_dir
+    name = config.prefix or spec.display_name(config.model)
+    return get_logger(), checkpoint.RunFolder(run_dir, name, config.keep_checkpoint_max)
 
 
 def _console(spec: ModelSpec, runtime: Runtime) -> logging.Logger:
@@ -298,5 +347,5 @@ def _plain(config: Config) -> dict[str, Any]:
             for f in dataclasses.fields(config) if f.name != "given"}
 
 
-def _millions(network: nn.Cell) -> str:
-    return f"{sum(int(np.prod(p.shape)) for p in network.trainable_params()):,}"
+def _count(network: nn.Cell) -> int:
+    return sum(int(np.prod(p.shape)) for p in network.trainable_params())
