@@ -128,9 +128,9 @@ def _target(path: Path, form: Format) -> Path:
         raise UserError(f"file_name: '{path.name}' ends in {path.suffix}, but a file of the chosen file_format ends in "
                         f"{form.ending}; leave the ending out.")
     name = path.name if path.suffix == form.ending else path.name + form.ending
-    if not re.fullmatch(PLAIN, name) or name == form.ending:
-        raise UserError(f"file_name: '{path.name}' is not a name that the framework can write; allowed are letters a-z "
-                        "and A-Z, digits, and the characters @ _ . and -.")
+    if not re.fullmatch(PLAIN, name) or name.startswith("."):
+        raise UserError(f"file_name: '{path}' is not a name that the framework can write; allowed are letters a-z and "
+                        "A-Z, digits, and the characters @ _ - and, but for the first, the dot.")
     return path.with_name(name)
 
 

@@ -140,5 +140,6 @@ def _write(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         raise UserError(f"the picture '{path}' cannot be written ({error.strerror or error}).") from None

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from common.config import from_mapping
 from common.errors import UserError
+from common.readers import EXTENSIONS, load_classes, load_image
 from common.transforms import eval_transform
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 Picture = Union[str, Path, Image.Image, np.ndarray]
 
 log = logging.getLogger(__name__)
@@ -120,11 +120,11 @@ class Predictor:
         for position, image in enumerate(images):
             sources.append(_source(image, start + position))
             try:
-                opened = _open(image)
-            except UserError:
-                raise
-            except Exception as error:  # the decoders of broken files raise all sorts
-                errors[position] = f"cannot be read: {error}"
+                opened = load_image(image) if isinstance(image, (str, Path)) else _to_rgb(image)
+            except (OSError, SyntaxError, ValueError) as error:  # a UserError is a ValueError
+                if isinstance(image, np.ndarray):
+                    raise
+                errors[position] = f"cannot be read: {_reason(error.__cause__ or error)}"
             else:
                 arrays[position] = self.transform(opened)
         found = dict(zip(arrays, self._rank(np.stack(list(arrays.values())), size))) if arrays else {}
@@ -161,18 +161,14 @@ def _source(image: Picture, number: int) -> str:
     return str(path) or f"image {number}"
 
 
-def _open(image: Picture) -> Image.Image:
-    """Return an image as PIL RGB."""
-    if isinstance(image, (str, Path)):
-        with Image.open(image) as file:
-            return file.convert("RGB")
+def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """Return a PIL image or an array as PIL RGB."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3):
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
         raise UserError(f"an image given as an array must be uint8 of the shape (height, width, 3) or (height, width), "
-                        f"not {array.dtype} of {array.shape}.")
-    return Image.fromarray(array).convert("RGB")
+                        f"not {image.dtype} of {image.shape}.")
+    return Image.fromarray(image).convert("RGB")
 
 
 def expand_images(text: str) -> list[Path]:
@@ -188,27 +184,29 @@ def expand_images(text: str) -> list[Path]:
         found = path.rglob("*")
     else:
         found = map(Path, glob.glob(str(path), recursive=True))
-    images = sorted(file for file in found if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
+    images = sorted(file for file in found if file.suffix.lower() in EXTENSIONS and file.is_file()
+                    and not file.name.startswith("."))
     if not images:
         reason = "holds no image" if path.is_dir() else "is no file, no folder and no pattern that fits one"
-        raise UserError(f"image: '{text}' {reason}; images end in {' '.join(IMAGE_ENDINGS)}.")
+        raise UserError(f"image: '{text}' {reason}; images end in {' '.join(EXTENSIONS)}.")
     return images
 
 
 def read_class_names(path: str | Path) -> list[str]:
-    """Read class names, in the order of the class numbers: one per line, or a JSON list.
+    """Read class names, in the order of the class numbers: one per line, or the JSON list that a run saves.
 
     Raises:
         UserError: if the file cannot be read or is neither.
     """
+    if Path(path).suffix == ".json":
+        return load_classes(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        names = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"class_names: '{path}' cannot be read ({_reason(error)}).") from None
-    if not isinstance(names, list) or not names:
-        raise UserError(f"class_names: '{path}' holds no names; give one per line, or a JSON list.")
-    return [str(name).strip() for name in names]
+    if not names:
+        raise UserError(f"class_names: '{path}' is empty; give one name per line, or a JSON list in a .json file.")
+    return names
 
 
 def format_table(results: Sequence[Result]) -> str:
@@ -304,4 +302,6 @@ def _write(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
         os.replace(temporary, path)
     except OSError as error:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         raise UserError(f"'{path}' cannot be written ({_reason(error)}).") from None

@@ -1,6 +1,7 @@
 """Curves and sheets as PNG: what the panels hold, what is left out, and that both ways of drawing say the same."""
 import importlib.util
 import json
+import logging
 import math
 
 import numpy as np
@@ -185,6 +186,7 @@ def test_a_history_is_read_back(tmp_path):
 
 
 def test_a_line_cut_by_a_killed_process_is_left_out(tmp_path, caplog):
+    logging.getLogger("common.plot").addHandler(caplog.handler)  # whatever a test before has set up
     lines = [json.dumps(row) for row in history(3)]
     (tmp_path / "history.jsonl").write_text("\n".join(lines)[:-20])
     assert [row["epoch"] for row in read_history(tmp_path / "history.jsonl")] == [1, 2]

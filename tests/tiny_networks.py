@@ -59,5 +59,15 @@ class Broken(nn.Cell):
         return ops.sqrt(images.mean((2, 3)))
 
 
+class Uncompilable(nn.Cell):
+    """Runs op by op, but graphs have no exceptions."""
+
+    def construct(self, images):
+        try:
+            return images.mean((2, 3))
+        except ValueError:
+            return images
+
+
 def _random(rng: np.random.Generator, *shape: int) -> Tensor:
     return Tensor(rng.standard_normal(shape).astype(np.float32))
