@@ -26,18 +26,22 @@ class GELU(nn.Cell):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Normalises the last axis; statistics and arithmetic in float32, the result in the type of the input.
+    """Normalises the last axis in float32, whatever the type of the input.
 
     Args:
         dim: length of the last axis.
         epsilon: added to the variance. It has no default: the framework's 1e-7 is nobody's choice.
+
+    Inputs: x, (..., dim).   Output: the same shape, float32; float16 at precision level O3.
     """
 
     def __init__(self, dim: int, epsilon: float):
         super().__init__((dim,), epsilon=epsilon)
+        self.half_result = False
 
     def construct(self, x):
-        return super().construct(x.astype(ms.float32)).astype(x.dtype)
+        y = super().construct(x.astype(ms.float32))
+        return y.astype(ms.float16) if self.half_result else y
 
 
 class PatchProjection(nn.Cell):
@@ -224,15 +228,16 @@ def _times(size: tuple[int, int]) -> str:
 class Float32Cell(nn.Cell):
     """Base of cells that compute in float32 at every precision level: softmax, distances, iterations, losses.
 
-    Inputs arrive in float32 and the result is float32; the parent casts it (``.astype(x.dtype)``) where it needs half
-    precision again, as both factors of a matrix product must have one type.
+    Every operation inside gets its operands in float32, and the result is float32; the parent casts it
+    (``.astype(x.dtype)``) where it needs half precision again, as both factors of a matrix product must have one type.
+    ``construct`` must not ask for the type of its inputs: in PyNative mode it still sees the type that they came with.
     """
 
 
 LEVELS = ("O0", "O1", "O2", "O3")
 MATRIX_CELLS = (nn.Dense, nn.Conv1d, nn.Conv2d, nn.Conv2dTranspose, PatchProjection)
-NORM_CELLS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-FLOAT32_CELLS = (Float32Cell, nn.Softmax, nn.LogSoftmax, nn.CrossEntropyLoss)
+FLOAT32_CELLS = (Float32Cell, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Softmax,
+                 nn.LogSoftmax, nn.CrossEntropyLoss)
 
 
 def apply_precision(network: nn.Cell, level: str) -> nn.Cell:
@@ -240,8 +245,8 @@ def apply_precision(network: nn.Cell, level: str) -> nn.Cell:
 
     - O0: float32.
     - O1: matrix products and convolutions in float16, every other cell in float32.
-    - O2: cells in float16, but norms and ``FLOAT32_CELLS`` in float32.
-    - O3: like O2, and ``LayerNorm`` hands on float16; its statistics are still float32.
+    - O2: cells in float16, but ``FLOAT32_CELLS``, norms among them, in float32.
+    - O3: like O2, and ``LayerNorm`` hands on float16; inside it is still float32.
 
     Only innermost cells are marked. The framework would cast every operation inside a marked cell in PyNative mode, but
     only its inputs in graph mode; innermost cells behave alike. What a network does between its cells therefore
@@ -262,9 +267,10 @@ def apply_precision(network: nn.Cell, level: str) -> nn.Cell:
 
 def _mark(cell: nn.Cell, level: str) -> None:
     children = list(cell.name_cells().values())
-    if isinstance(cell, (*FLOAT32_CELLS, *NORM_CELLS)):
-        if not (level == "O3" and isinstance(cell, LayerNorm)):
-            cell.to_float(ms.float32)
+    if isinstance(cell, LayerNorm):
+        cell.half_result = level == "O3"
+    elif isinstance(cell, FLOAT32_CELLS):
+        cell.to_float(ms.float32)
     elif children:
         for child in children:
             _mark(child, level)

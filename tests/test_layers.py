@@ -1,0 +1,362 @@
+"""The cells that models share: numbers against NumPy and SciPy, drop path as a pure function, precision levels."""
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+from scipy.special import erf
+
+from common.errors import UserError
+from common.layers import (GELU, MODULUS, DropPath, Float32Cell, LayerNorm, PatchEmbed, apply_precision, initialise,
+                           lecun_normal, random_states, seed_random_states, truncated_normal, xavier_uniform)
+from gmlp.src.spec import SPEC
+
+RNG = np.random.default_rng(0)
+
+
+def standard(*shape) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def drops(rate: float, rows: int, stream: int, step: int, cell: DropPath | None = None) -> np.ndarray:
+    """Which rows a drop path keeps."""
+    cell = cell or DropPath(rate).set_train()
+    cell.random_state.set_data(Tensor([stream, step], ms.int32))
+    return cell(Tensor(np.ones((rows, 1), np.float32))).asnumpy()[:, 0] > 0
+
+
+def draws(streams, steps, rows) -> np.ndarray:
+    """The integers of DropPath, from the formula, in int64: any overflow on a device would show as a difference."""
+    digits = list(np.broadcast_arrays(streams % 1021, streams // 1021, steps % 1021, steps // 1021, rows))
+    for i in range(12):
+        digits = digits[1:] + [(digits[0] + digits[1] * digits[2] + i + 1) % 1021]
+    return digits[3] * 1021 + digits[4]
+
+
+# cells
+
+def test_gelu_is_the_exact_form_and_not_the_one_by_tanh(mode):
+    x = np.linspace(-6, 6, 2001, dtype=np.float32)
+    exact = x * 0.5 * (1 + erf(x.astype(np.float64) / np.sqrt(2)))
+    by_tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
+    assert np.abs(by_tanh - exact).max() > 3e-4
+    np.testing.assert_allclose(GELU()(Tensor(x)).asnumpy(), exact, atol=1e-6)
+
+
+def test_layer_norm_uses_the_given_epsilon(mode):
+    x = standard(3, 8) * 1e-3
+    centred = x - x.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(LayerNorm(8, 1e-5)(Tensor(x)).asnumpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_layer_norm_keeps_its_statistics_in_float32_at_every_level(mode, level):
+    x = (standard(2, 64) * 1000).astype(np.float16)  # squares overflow float16
+    y = apply_precision(LayerNorm(64, 1e-6), level)(Tensor(x))
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
+    np.testing.assert_allclose(y.asnumpy(), expected, atol=3e-3 if level == "O3" else 1e-5)
+
+
+@pytest.mark.parametrize("size, patch, channels", [((8, 8), 4, 3), ((6, 12), (3, 2), 2), (8, 8, 1)])
+def test_patch_embedding_equals_the_convolution_that_its_weights_belong_to(mode, size, patch, channels):
+    embed = PatchEmbed(size, patch, channels, 5)
+    weight, bias = standard(*embed.proj.weight.shape), standard(5)
+    embed.proj.weight.set_data(Tensor(weight))
+    embed.proj.bias.set_data(Tensor(bias))
+    (height, width), (h, w) = embed.image_size, embed.patch_size
+    images = standard(2, channels, height, width)
+    expected = [[np.tensordot(weight, picture[:, top:top + h, left:left + w], 3) + bias
+                 for top in range(0, height, h) for left in range(0, width, w)] for picture in images]
+    np.testing.assert_allclose(embed(Tensor(images)).asnumpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size, patch, words", [(30, 4, "30 x 30 is not a multiple of patch_size 4 x 4"),
+                                                ((32, 30), 16, "32 x 30"), (0, 4, "image_size: 0"),
+                                                (32, (4, 4, 4), "patch_size")])
+def test_patches_that_do_not_tile_the_image_are_refused(size, patch, words):
+    with pytest.raises(UserError, match=words.replace("(", r"\(")):
+        PatchEmbed(size, patch, 3, 8)
+
+
+def test_images_of_another_size_are_refused_by_a_sentence_with_both_sizes():
+    with pytest.raises(ValueError, match=r"\(3, 16, 16\).*built for \(3, 8, 8\)"):
+        PatchEmbed(8, 4, 3, 5)(Tensor(standard(1, 3, 16, 16)))
+
+
+# drop path
+
+def test_drop_path_multiplies_survivors_by_one_over_the_keep_probability_and_drops_whole_samples(mode):
+    cell = DropPath(0.4).set_train()
+    seed_random_states(cell, 0, 3)
+    x = standard(64, 3, 5)
+    y = cell(Tensor(x)).asnumpy()
+    kept = np.abs(y).sum((1, 2)) > 0
+    assert 20 < kept.sum() < 60
+    np.testing.assert_allclose(y[kept], x[kept] / 0.6, rtol=1e-6)
+    assert not y[~kept].any()
+
+
+def test_drop_path_is_the_identity_in_evaluation_and_at_rate_zero(mode):
+    x = standard(16, 4)
+    assert np.array_equal(DropPath(0.9).set_train(False)(Tensor(x)).asnumpy(), x)
+    assert np.array_equal(DropPath(0.0).set_train(True)(Tensor(x)).asnumpy(), x)
+
+
+def test_drop_path_with_rate_zero_has_no_parameter():
+    assert not list(DropPath(0.0).get_parameters())
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
+def test_impossible_drop_path_rate_is_refused(rate):
+    with pytest.raises(UserError, match="drop_path_rate"):
+        DropPath(rate)
+
+
+def test_drop_path_draws_what_the_formula_says_in_both_modes(mode):
+    cell = DropPath(0.25).set_train()
+    for stream, step in ((0, 0), (1, 1), (MODULUS ** 2 - 1, MODULUS ** 2 - 1), (777_777, 12_345), (5, 3_000_000)):
+        expected = draws(stream, step, np.arange(300)) < round(0.75 * 1021 ** 2)
+        assert np.array_equal(drops(0.25, 300, stream, step, cell), expected)
+
+
+def test_drop_path_is_a_pure_function_of_stream_and_step(mode):
+    cell = DropPath(0.5).set_train()
+    first = drops(0.5, 64, 10, 7, cell)
+    other_step, other_stream = drops(0.5, 64, 10, 8, cell), drops(0.5, 64, 11, 7, cell)
+    assert np.array_equal(drops(0.5, 64, 10, 7, cell), first)
+    assert not np.array_equal(other_step, first) and not np.array_equal(other_stream, first)
+
+
+def test_drop_path_follows_a_step_that_is_advanced_inside_the_compiled_graph(mode):
+    class Advancing(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.drop_path = DropPath(0.5)
+            self.one_step = Tensor([0, 1], ms.int32)
+
+        def construct(self, x):
+            y = self.drop_path(x)
+            ops.assign_add(self.drop_path.random_state, self.one_step)
+            return y
+
+    cell = Advancing().set_train()
+    cell.drop_path.random_state.set_data(Tensor([123, 40], ms.int32))
+    ones = Tensor(np.ones((32, 1), np.float32))
+    for step in (40, 41, 42):
+        kept = cell(ones).asnumpy()[:, 0] > 0
+        assert np.array_equal(kept, draws(123, step, np.arange(32)) < round(0.5 * 1021 ** 2))
+
+
+def test_no_number_on_the_way_needs_more_than_24_bits():
+    largest = 1020 * max(1020, 4096) + 1020 + 12  # a product of digits, rows of a batch of 4096 being one of them
+    assert largest < 2 ** 24 and MODULUS ** 2 < 2 ** 24
+
+
+@pytest.mark.parametrize("first_stream, stride", [(0, 1), (12_345, 1), (0, 1021), (3, 7919)])
+def test_draws_are_uniform_and_independent_over_rows_steps_and_streams(first_stream, stride):
+    streams = (first_stream + stride * np.arange(120))[:, None, None]
+    values = draws(streams, np.arange(300)[None, :, None], np.arange(64)[None, None, :]) / MODULUS ** 2
+    counts = np.histogram(values, 1000, (0, 1))[0]
+    expected = values.size / 1000
+    assert abs(((counts - expected) ** 2 / expected).sum() / 999 - 1) < 0.25  # chi squared, deviation 0.045
+    for keep in (0.5, 0.8, 0.95):
+        variance = keep * (1 - keep)
+        bits = (values < keep) - keep
+        assert abs(bits.mean()) < 5 * np.sqrt(variance / bits.size)
+        for axis in range(3):  # the count over one axis varies as that of independent draws does
+            count = bits.sum(axis)
+            assert abs(count.var() / (bits.shape[axis] * variance) - 1) < 0.12
+        neighbours = [(bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits[:, 2:], bits[:, :-2]),
+                      (bits[..., 1:], bits[..., :-1]), (bits[..., 7:], bits[..., :-7]),
+                      (bits[:, 1:, 1:], bits[:, :-1, :-1]), (bits[:, 1:, :-1], bits[:, :-1, 1:]),
+                      (bits[1:, :, 1:], bits[:-1, :, :-1]), (bits[1:, 1:], bits[:-1, :-1])]
+        for left, right in neighbours:
+            assert abs((left * right).mean()) < 5 * variance / np.sqrt(left.size)
+
+
+def test_every_random_cell_gets_its_own_stream_from_its_name_and_the_seed():
+    network = SPEC.build("gmlp_ti", image_size=32, patch_size=8, embed_dim=8, depth=40, drop_path_rate=0.1)
+    states = random_states(network)
+    seed_random_states(network, 5, 17)
+    first = [s.asnumpy().tolist() for s in states]
+    seed_random_states(network, 6, 17)
+    other = [s.asnumpy().tolist() for s in states]
+    seed_random_states(network, 5, 17)
+    assert [s.asnumpy().tolist() for s in states] == first
+    assert len(states) == 40 == len({stream for stream, _ in first})
+    assert {step for _, step in first} == {17}
+    assert all(0 <= stream < MODULUS ** 2 for stream, _ in first)
+    assert sum(a == b for a, b in zip(first, other)) <= 1
+
+
+def test_random_states_are_not_trained():
+    network = SPEC.build("gmlp_ti", image_size=32, patch_size=8, embed_dim=8, depth=2, drop_path_rate=0.1)
+    assert len(random_states(network)) == 2
+    assert not [p.name for p in network.trainable_params() if p.name.endswith("random_state")]
+
+
+def test_gradients_flow_through_the_kept_samples_only(mode):
+    cell = DropPath(0.5).set_train()
+    cell.random_state.set_data(Tensor([42, 0], ms.int32))
+    x = Tensor(standard(32, 3))
+
+    def total(value):
+        return cell(value).sum()
+
+    gradient = ms.grad(total)(x).asnumpy()
+    kept = draws(42, 0, np.arange(32)) < round(0.5 * 1021 ** 2)
+    assert 0 < kept.sum() < 32
+    assert np.array_equal(gradient, np.where(kept, 2.0, 0.0)[:, None] * np.ones(3))
+
+
+# initial values
+
+def test_truncated_normal_respects_its_bound_and_width():
+    values = truncated_normal(np.random.default_rng(1), (300, 400), 0.5, 1.0)
+    assert values.dtype == np.float32 and np.abs(values).max() <= 1.0
+    assert values.std() == pytest.approx(0.5 * 0.87962566, rel=0.01)
+
+
+def test_lecun_normal_has_the_variance_of_one_over_fan_in():
+    values = lecun_normal(np.random.default_rng(1), (256, 3, 16, 16))
+    assert values.std() == pytest.approx((1 / 768) ** 0.5, rel=0.01)
+    assert 0.0810 < np.abs(values).max() <= 2 * (1 / 768) ** 0.5 / 0.87962566
+
+
+def test_xavier_uniform_fills_its_interval():
+    values = xavier_uniform(np.random.default_rng(1), (768, 128))
+    bound = (6 / (768 + 128)) ** 0.5
+    assert np.abs(values).max() <= bound and np.abs(values).max() > 0.999 * bound
+    assert values.std() == pytest.approx(bound / 3 ** 0.5, rel=0.01)
+
+
+def test_initial_values_follow_the_seed_and_the_name_alone():
+    def drawn(seed, *widths):
+        ms.set_seed(seed)
+        cells = nn.SequentialCell([nn.Dense(4, width) for width in widths])
+        initialise(cells, lambda name, shape, rng: rng.standard_normal(shape))
+        return cells[len(widths) - 1].weight.asnumpy()
+
+    assert np.array_equal(drawn(3, 5, 6), drawn(3, 5, 6))
+    assert np.array_equal(drawn(3, 5, 6), drawn(3, 9, 6))
+    assert not np.array_equal(drawn(3, 5, 6), drawn(4, 5, 6))
+
+
+# precision
+
+class Squares(Float32Cell):
+    """An island: squares of values over 256 overflow float16."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = Parameter(Tensor(np.array([1e-4], np.float32)), name="scale")
+
+    def construct(self, x):
+        return (x * x).mean(-1, keep_dims=True) * self.scale
+
+
+class Island(nn.Cell):
+    """Dense -> island -> Dense, and nothing that float16 could not hold outside the island."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Dense(4, 4, weight_init="ones", has_bias=False)
+        self.squares = Squares()
+        self.after = nn.Dense(1, 2, weight_init="ones", has_bias=False)
+
+    def construct(self, x):
+        return self.after(self.squares(self.before(x)).astype(x.dtype)).astype(ms.float32)
+
+
+class Probe(nn.Cell):
+    """Shows the type in which each part hands on its result, as the number of bytes of a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.act, self.norm = nn.Dense(4, 4), GELU(), LayerNorm(4, 1e-6)
+        self.batch_norm, self.softmax = nn.BatchNorm2d(4), nn.Softmax(-1)
+
+    def construct(self, x):
+        dense = self.dense(x)
+        return (dense, self.act(dense), self.norm(dense), self.batch_norm(dense.reshape(-1, 4, 1, 1)),
+                self.softmax(dense))
+
+
+def tiny(**arguments):
+    ms.set_seed(7)
+    settings = {"num_classes": 10, "image_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2}
+    network = SPEC.build("gmlp_ti", **(settings | arguments))
+    rng = np.random.default_rng(3)
+    for parameter in network.trainable_params():
+        noise = rng.standard_normal(parameter.shape).astype(np.float32) * 0.2
+        parameter.set_data(Tensor(parameter.asnumpy() + noise))
+    return network
+
+
+class Loss(nn.Cell):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.gradient = ms.value_and_grad(self.loss, None, ms.ParameterTuple(network.trainable_params()), has_aux=True)
+
+    def loss(self, images, labels):
+        logits = self.network(images)
+        return ops.cross_entropy(logits, labels), logits
+
+    def construct(self, images, labels):
+        return self.gradient(images, labels)
+
+
+def test_unknown_level_is_refused_by_name():
+    with pytest.raises(UserError, match="amp_level: 'O4'"):
+        apply_precision(tiny(), "O4")
+
+
+@pytest.mark.parametrize("level, half", [("O0", ""), ("O1", "dense"), ("O2", "dense act"), ("O3", "dense act norm")])
+def test_each_level_hands_on_half_precision_where_it_says(mode, level, half):
+    results = apply_precision(Probe(), level)(Tensor(standard(3, 4)))
+    names = ("dense", "act", "norm", "batch_norm", "softmax")
+    assert {n for n, r in zip(names, results) if r.dtype == ms.float16} == set(half.split())
+    assert {r.dtype for r in results} <= {ms.float16, ms.float32}
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_island_survives_values_that_overflow_half_precision(mode, level):
+    network = apply_precision(Island(), level)
+    x = np.full((2, 4), 200.0, np.float32)
+    assert 800.0 ** 2 > np.finfo(np.float16).max
+    np.testing.assert_allclose(network(Tensor(x)).asnumpy(), np.full((2, 2), 64.0), rtol=2e-3)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_half_precision_is_close_to_float32_with_float32_logits_parameters_and_gradients(mode, level):
+    images, labels = Tensor(standard(4, 3, 16, 16)), Tensor([1, 2, 3, 4], ms.int32)
+    (_, exact), exact_gradients = Loss(tiny())(images, labels)
+    network = apply_precision(tiny(), level)
+    (loss, logits), gradients = Loss(network)(images, labels)
+    assert loss.dtype == logits.dtype == ms.float32
+    difference = np.abs(logits.asnumpy() - exact.asnumpy()).max()
+    assert 1e-6 < difference < 0.02 * np.abs(exact.asnumpy()).max()
+    for parameter, ours, reference in zip(network.trainable_params(), gradients, exact_gradients):
+        assert parameter.dtype == ours.dtype == ms.float32
+        error = np.linalg.norm(ours.asnumpy() - reference.asnumpy())
+        assert error < 0.03 * np.linalg.norm(reference.asnumpy()) + 1e-4, parameter.name
+
+
+def test_drop_path_draws_the_same_at_every_level(mode):
+    network = tiny(drop_path_rate=0.5, depth=1)
+    half = apply_precision(tiny(drop_path_rate=0.5, depth=1), "O2")
+    images = Tensor(standard(16, 3, 16, 16))
+    results = []
+    for each in (network, half):
+        seed_random_states(each, 1, 1)
+        results.append(each.set_train()(images).asnumpy())
+    assert np.abs(results[0] - results[1]).max() < 0.02 * np.abs(results[0]).max()
+
+
+def test_batch_statistics_stay_float32_and_are_updated_in_half_precision_training(mode):
+    probe = apply_precision(Probe(), "O2").set_train()
+    probe(Tensor(standard(3, 4)))
+    assert probe.batch_norm.moving_mean.dtype == ms.float32
+    assert probe.batch_norm.moving_mean.asnumpy().any()
