@@ -271,6 +271,31 @@ def test_the_policy_fills_uncovered_corners_with_grey():
     assert made(Image.new("RGB", (40, 40), (255, 0, 0)), np.random.default_rng(0)).getpixel((0, 0)) == (128, 128, 128)
 
 
+def test_level_nine_of_the_policy_is_the_full_magnitude_and_shear_is_bicubic_in_both_directions():
+    made = AutoAugment(policy=((("ShearX", 1.0, 9), ("Invert", 0.0, 0)),))
+    seen = [np.asarray(made(noise(), np.random.default_rng(seed))) for seed in range(300)]
+    left, right = (apply("ShearX", noise(), value, BICUBIC, (128,) * 3) for value in (0.3, -0.3))
+    share = np.mean([np.array_equal(image, left) for image in seen])
+    assert share == pytest.approx(0.5, abs=0.1)
+    assert share + np.mean([np.array_equal(image, right) for image in seen]) == pytest.approx(1)
+
+
+def test_randaugment_draws_the_sign_and_without_a_given_filter_bilinear_or_bicubic(monkeypatch):
+    used = []
+    for name, operation in OPERATIONS.items():
+        recorded = operation._replace(apply=lambda image, value, resample, _, name=name: (
+            used.append((name, value, resample)) or image))
+        monkeypatch.setitem(OPERATIONS, name, recorded)
+    made, rng = auto_augment("rand-m10-p1-inc1"), np.random.default_rng(0)
+    for _ in range(1000):
+        made(noise(), rng)
+    rotated = [value for name, value, _ in used if name == "Rotate"]
+    assert set(rotated) == {-30.0, 30.0} and np.mean(rotated) == pytest.approx(0, abs=8)
+    filters = [resample for _, _, resample in used]
+    assert set(filters) == {Image.Resampling.BILINEAR, BICUBIC}
+    assert filters.count(BICUBIC) / len(filters) == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.parametrize("text", ["rand-m9-n4-p1-mstd0.5-inc1", "autoaugment"])
 @pytest.mark.parametrize("mode, fill", [("RGB", FILL), ("L", (117,))])
 def test_size_and_mode_stay_for_colour_and_grey_and_tiny_images(text, mode, fill):
