@@ -17,6 +17,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "distributed: starts several processes")
 
 
+def pytest_collection_modifyitems(items):
+    """Run the fast tests first, so that most of what is wrong shows within minutes."""
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "distributed")))
+
+
 @pytest.fixture(autouse=True)
 def scratch_directory(tmp_path, monkeypatch):
     """Run every test in an empty folder: the framework writes rank_0/ and dumps into the working directory."""
