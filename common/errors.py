@@ -22,9 +22,9 @@ def user_sentence(error: BaseException) -> str | None:
     """Find the sentence of a UserError inside ``error``.
 
     The framework runs data workers in other threads and processes and hands on only the text of what they raised,
-    as a traceback inside a RuntimeError; the sentence is the part behind the class name.
+    as a traceback inside a RuntimeError; the sentence is the part behind the last class name.
     """
     if isinstance(error, UserError):
         return str(error)
-    found = re.search(r"UserError: (.+)", str(error))
-    return found.group(1).strip() if found else None
+    found = re.findall(r"UserError: (.+)", str(error))
+    return found[-1].strip() if found else None

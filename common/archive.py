@@ -1,0 +1,258 @@
+"""Archives of data sets: fetched with a checksum, unpacked safely, and once, whatever number of processes start together.
+
+Everything is made under another name first and renamed when it is whole, so that an interruption leaves nothing that
+looks finished.
+"""
+import hashlib
+import http.client
+import logging
+import os
+import shutil
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+from typing import Callable
+
+from tqdm import tqdm
+
+from common.errors import UserError
+
+STALE_SECONDS = 60.0  # a lock without a sign of life for so long belongs to a process that died
+_HEARTBEAT_SECONDS = 5.0
+_CHUNK = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+
+def once(marker: Path, work: Callable[[], None], *, stale: float = STALE_SECONDS, poll: float = 0.2) -> None:
+    """Run ``work`` in one of the processes that call this at the same time; the others wait until it is done.
+
+    Args:
+        marker: the file that says it is done; ``work`` need not make it.
+        work: what to do once.
+        stale: seconds without a sign of life after which a waiting process takes over.
+        poll: seconds between two looks.
+
+    Raises:
+        UserError: what ``work`` raised, in the processes that waited too; or where nothing can be written.
+    """
+    lock, failure = _beside(marker, "lock"), _beside(marker, "failed")
+    waited, seen, since = False, None, time.monotonic()
+    while not marker.exists():
+        try:
+            lock.mkdir()
+        except FileExistsError:
+            waited = True
+            sign = _modified(lock)
+            if sign != seen:
+                seen, since = sign, time.monotonic()
+            elif sign is not None and time.monotonic() - since > stale:
+                _remove_stale(lock)
+            time.sleep(poll)
+            continue
+        except OSError as error:
+            raise UserError(f"{marker.parent} cannot be written to ({error.strerror}); prepare the data set there by "
+                            "hand, or copy it to a folder of your own.") from error
+        try:
+            if waited and failure.exists():
+                raise UserError(failure.read_text(encoding="utf-8"))
+            if not marker.exists():
+                _work(marker, lock, failure, work)
+        finally:
+            shutil.rmtree(lock, ignore_errors=True)
+
+
+def in_progress(marker: Path) -> bool:
+    """Whether some process works, or died while it worked, at what ``marker`` will stand for."""
+    return _beside(marker, "lock").exists() and not marker.exists()
+
+
+def _work(marker: Path, lock: Path, failure: Path, work: Callable[[], None]) -> None:
+    """Do the work with signs of life; leave the marker, or the sentence of what went wrong."""
+    failure.unlink(missing_ok=True)
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_HEARTBEAT_SECONDS):
+            try:
+                os.utime(lock)
+            except OSError:
+                return  # taken over, or removed by hand
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        work()
+        if not marker.exists():
+            marker.write_text("done\n", encoding="utf-8")
+    except Exception as error:
+        failure.write_text(str(error) or type(error).__name__, encoding="utf-8")
+        raise
+    finally:
+        done.set()
+        thread.join()
+
+
+def _beside(marker: Path, what: str) -> Path:
+    return marker.with_name(f".{marker.name.lstrip('.')}.{what}")
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _remove_stale(lock: Path) -> None:
+    """Take the lock of a dead process away, under another name first: of several that try, one succeeds."""
+    logger.warning("%s: the process that worked here seems to have died; its work is done again", lock.parent)
+    aside = lock.with_name(f"{lock.name}.{os.getpid()}")
+    try:
+        lock.rename(aside)
+    except OSError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def marker_of(archive: Path, folder: Path) -> Path:
+    """The file that says that ``archive`` has been unpacked into ``folder``."""
+    return folder / f".{archive.name}.unpacked"
+
+
+def unpack_once(archive: Path, folder: Path, *, class_folders: bool = False) -> None:
+    """Unpack an archive into ``folder``, unless its marker says that this has been done.
+
+    Args:
+        archive: .tar, .tar.gz, .tar.bz2 or .tar.xz.
+        folder: where its contents go; what is there already stays unless the archive holds it too.
+        class_folders: images at the top of the archive go into a folder with the archive's name, and archives inside
+            the archive are unpacked in the same way: so is ImageNet delivered.
+
+    Raises:
+        UserError: if the archive is damaged, or holds anything but files and folders below its top.
+    """
+    marker = marker_of(archive, folder)
+    once(marker, lambda: _unpack(archive, folder, class_folders))
+
+
+def _unpack(archive: Path, folder: Path, class_folders: bool) -> None:
+    logger.info("Unpacking %s into %s", archive, folder)
+    temporary = folder / f".{archive.name}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        extract(archive, temporary)
+        if class_folders:
+            _sort_into_classes(temporary, archive)
+        _merge(temporary, folder)
+    except OSError as error:
+        raise UserError(f"{archive} could not be unpacked into {folder}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack an archive of files and folders, and refuse one that reaches out of ``folder`` or holds links.
+
+    Raises:
+        UserError: naming the archive and the member.
+        OSError: if the disk is full, and the like.
+    """
+    # Pythons from 3.10.12 and 3.11.4 on have the filter; it is what the check below already ensures
+    safety = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    try:
+        with (open(archive, "rb") as raw,
+              tqdm.wrapattr(raw, "read", total=archive.stat().st_size, desc=archive.name, unit="B",
+                             unit_scale=True, leave=False, disable=None) as stream,
+              tarfile.open(fileobj=stream, mode="r|*") as tar):
+            for member in tar:
+                if not _harmless(member):
+                    raise UserError(f"{archive} is refused: its member '{member.name}' is a link, a device, or lies "
+                                    "outside of the archive; a data set has files and folders only.")
+                member.mode = 0o755 if member.isdir() else 0o644
+                tar.extract(member, folder, set_attrs=False, **safety)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{archive} is damaged or not a tar archive ({error}); delete it and fetch it again.") from error
+    except OSError as error:
+        if error.errno is None:  # from gzip and bz2, which have no exceptions of their own
+            raise UserError(f"{archive} is damaged ({error}); delete it and fetch it again.") from error
+        raise
+
+
+def _harmless(member: tarfile.TarInfo) -> bool:
+    return ((member.isfile() or member.isdir()) and not os.path.isabs(member.name) and "\\" not in member.name
+            and ".." not in member.name.split("/"))
+
+
+def _sort_into_classes(folder: Path, archive: Path) -> None:
+    """Unpack the archives inside; where there are no folders, make one named like the archive."""
+    for inner in sorted(folder.rglob("*.tar")):
+        target = inner.with_suffix("")
+        target.mkdir(exist_ok=True)
+        extract(inner, target)
+        inner.unlink()
+    entries = list(folder.iterdir())
+    if not any(entry.is_dir() for entry in entries):
+        target = folder / archive.name.split(".")[0]
+        target.mkdir()
+        for file in entries:
+            file.rename(target / file.name)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move the contents of one folder into another of the same file system."""
+    for entry in source.iterdir():
+        there = target / entry.name
+        if entry.is_dir() and there.is_dir():
+            _merge(entry, there)
+        else:
+            os.replace(entry, there)
+
+
+def download(url: str, file: Path, md5: str, *, timeout: float = 60.0) -> None:
+    """Fetch a file, check it, and only then give it its name.
+
+    Args:
+        url: the address.
+        file: where it goes; its folder is made.
+        md5: the checksum that it must have, in hexadecimal digits.
+        timeout: seconds without any data after which the server counts as gone.
+
+    Raises:
+        UserError: if the address does not answer, breaks off, or sends something else.
+    """
+    by_hand = f"fetch it by hand and put it at {file}"
+    part = file.with_name(f".{file.name}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as output:
+            total = int(answer.headers.get("Content-Length") or 0) or None
+            with tqdm(total=total, unit="B", unit_scale=True, desc=file.name, leave=False, disable=None) as bar:
+                while chunk := answer.read(_CHUNK):
+                    output.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+            received = output.tell()
+        if total is not None and received < total:
+            raise UserError(f"{url} broke off after {received} of {total} bytes; try again, or {by_hand}.")
+        if digest.hexdigest() != md5:
+            raise UserError(f"{url} sent another file than expected (MD5 {digest.hexdigest()} instead of {md5}); try "
+                            f"again, or {by_hand}.")
+        os.replace(part, file)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url} answered {error.code} ({error.reason}); {by_hand}.") from error
+    except (urllib.error.URLError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{url} could not be fetched ({getattr(error, 'reason', error)}); {by_hand}.") from error
+    except OSError as error:
+        raise UserError(f"{url} could not be fetched into {file.parent} ({error.strerror or error}); "
+                        f"{by_hand}.") from error
+    finally:
+        part.unlink(missing_ok=True)
