@@ -36,8 +36,9 @@ def _check_schedule(config: Config) -> None:
     if config.warmup_epochs > config.epochs:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} is more than epochs: {config.epochs}; the warm-up must "
                         "end within the training.")
+    overlaps = config.decay_epochs and not config.warmup_prefix  # then the decay counts from step 0
     parts = {name: getattr(config, name) for name in ("warmup_epochs", "decay_epochs", "cooldown_epochs")
-             if getattr(config, name)}
+             if getattr(config, name) and not (name == "warmup_epochs" and overlaps)}
     total = sum(parts.values())
     if total > config.epochs:
         raise UserError(f"{' + '.join(f'{name}: {value}' for name, value in parts.items())} is {total:g}, more than "

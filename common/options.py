@@ -233,19 +233,24 @@ class Config:
     warmup_epochs: int | float = _schedule(0, "length of the linear warm-up in epochs", ge=0)
     decay_epochs: int | float | None = _schedule(None, "length of the decay in epochs, min_lr after it; none: to the "
                                                  "end", gt=0)
-    decay_rate: float = _schedule(0.1, "factor of the exponential and step schedules", gt=0, le=1)
+    decay_rate: float = _schedule(0.1, "factor of the step schedule at each of lr_steps, and of the exponential one "
+                                  "over decay_epochs", gt=0, le=1)
     lr_steps: tuple[float, ...] | None = _schedule(None, "epochs at which the step schedule multiplies by decay_rate; "
                                                    "none: at 30, 60 and 80 % of the training", gt=0)
     poly_power: float = _schedule(2.0, "exponent of the polynomial schedule", gt=0)
-    warmup_prefix: bool = _schedule(False, "the decay begins anew after the warm-up instead of counting from step 0")
+    warmup_prefix: bool = _schedule(True, "the decay begins at the end of the warm-up; false: it counts from step 0, "
+                                    "and the warm-up takes the place of its beginning")
+    lr_per_epoch: bool = _schedule(False, "the learning rate changes between epochs only, not in every step")
     cooldown_epochs: int | float = _schedule(0, "epochs at min_lr at the end", ge=0)
 
     # optim
     opt: str = _optim("adamw", "optimizer", aliases=("optimizer",),
                       choices=("adamw", "sgd", "momentum", "lars", "lion", "nadam", "adan"))
     eps: float = _optim(1e-8, "epsilon in the denominator of Adam-like optimizers", aliases=("opt_eps",), gt=0)
-    beta1: float = _optim(0.9, "decay of the first moment", ge=0, lt=1)
-    beta2: float = _optim(0.999, "decay of the second moment", ge=0, lt=1)
+    beta1: float | None = _optim(None, "decay of the first moment; none: the optimizer's own (0.9; adan 0.98)", ge=0,
+                                 lt=1)
+    beta2: float | None = _optim(None, "decay of the second moment; none: the optimizer's own (0.999; lion 0.99, adan "
+                                 "0.92)", ge=0, lt=1)
     momentum: float = _optim(0.9, "momentum of sgd, momentum, lars", ge=0, lt=1)
     use_nesterov: bool = _optim(False, "Nesterov's form of the momentum", aliases=("nesterov",))
     weight_decay: float = _optim(0.05, "weight decay per step, times the learning rate", ge=0)
