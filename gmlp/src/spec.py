@@ -109,23 +109,25 @@ def _patch_shape(pixels: int) -> tuple[int, int, int]:
 
 
 def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Constructor arguments that a whole set of weights, under any of the known names, was made for.
+    """Constructor arguments that a set of weights, under any of the known names, was made for.
 
     Returns:
-        An empty dict if the tensors are not those of a gMLP for square images.
+        An empty dict if the tensors are not those of a gMLP for square images; no ``num_classes`` without a head.
     """
     ours = convert(tensors)
-    needed = ("stem.proj.weight", "blocks.0.fc1.weight", "blocks.0.gate.proj.weight", "head.weight")
+    needed = ("stem.proj.weight", "blocks.0.fc1.weight", "blocks.0.gate.proj.weight")
     if any(name not in ours for name in needed):
         return {}
-    stem, fc1, gate, head = (ours[name] for name in needed)
+    stem, fc1, gate = (ours[name] for name in needed)
     rows = math.isqrt(len(gate))
     if stem.ndim != 4 or rows * rows != len(gate):
         return {}
     embed_dim, in_channels, patch_size, _ = stem.shape
-    arguments = {"num_classes": len(head), "image_size": rows * patch_size, "in_channels": in_channels,
-                 "patch_size": patch_size, "embed_dim": embed_dim, "mlp_ratio": _whole(len(fc1) / embed_dim),
+    arguments = {"image_size": rows * patch_size, "in_channels": in_channels, "patch_size": patch_size,
+                 "embed_dim": embed_dim, "mlp_ratio": _whole(len(fc1) / embed_dim),
                  "depth": 1 + max(int(found[1]) for name in ours if (found := re.match(r"blocks\.(\d+)\.", name)))}
+    if "head.weight" in ours:
+        arguments["num_classes"] = len(ours["head.weight"])
     if "to_patch_embed.1.weight" in tensors:
         arguments["norm_eps"] = LUCIDRAINS_NORM_EPS
     return arguments

@@ -1,0 +1,160 @@
+"""Files with tensors of other programs: PyTorch and safetensors, read without ever running code from them."""
+import contextlib
+import json
+import math
+import os
+import pickle
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+from common.errors import UserError
+
+# where training programs keep the weights inside their checkpoints; averaged weights first, as they are evaluated
+PARTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+         "U8": "u1", "BOOL": "?"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights in a file of another program.
+
+    Attributes:
+        tensors: name -> array; bfloat16 comes as float32.
+        part: which part of a training program's checkpoint they are; empty for plain weights.
+        ignored: name -> reason, for entries that are left out.
+    """
+
+    tensors: dict[str, np.ndarray]
+    part: str = ""
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file by name; see ``read``."""
+    return read(path).tensors
+
+
+def read(path: str | Path) -> Source:
+    """Read a file of PyTorch (with torch, never running code from the file) or of safetensors (without torch).
+
+    Wrappers such as ``state_dict`` are taken off, averaged weights being preferred, and so is the prefix ``module.``.
+
+    Raises:
+        UserError: if the file is missing, empty, damaged, of another kind, or needs code to be read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"ckpt_path: {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        raise UserError(f"ckpt_path: {path} is empty.")
+    if start[8:] == b"{":
+        return _source(path, _read_safetensors(path))
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return _source(path, _read_torch(path))
+    raise UserError(f"ckpt_path: {path} is neither a PyTorch nor a safetensors file; a .pth, .pt, .bin or .safetensors "
+                    "file is needed.")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Parse the format: 8 bytes of header length, JSON header, data. The usual package cannot read bfloat16 alone."""
+    tensors = {}
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        begin, size = 8 + length, path.stat().st_size
+        try:
+            header = json.loads(file.read(length)) if begin <= size else None
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                kind, (first, last) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
+                if not 0 <= first <= last <= size - begin or last - first != math.prod(entry["shape"]) * kind.itemsize:
+                    raise ValueError(name)
+                file.seek(begin + first)
+                array = np.frombuffer(file.read(last - first), kind).reshape(entry["shape"])
+                tensors[name] = _widen(array) if entry["dtype"] == "BF16" else array
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"ckpt_path: {path} is a damaged or truncated safetensors file, or holds a type of numbers "
+                            f"that is not one of {', '.join(TYPES)}.") from error
+    return tensors
+
+
+def _widen(bfloat16: np.ndarray) -> np.ndarray:
+    return (bfloat16.astype(np.uint32) << 16).view(np.float32)
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"ckpt_path: {path} is a PyTorch file, and reading it needs torch; 'pip install torch' (the CPU "
+                        "build will do), or give the same weights as .safetensors.") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is never "
+                        "run. If you trust it, save its weights alone with torch.save(checkpoint['state_dict'], "
+                        "FILE).") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"ckpt_path: {path} cannot be read by torch: it is damaged or truncated.") from error
+    return _arrays(content, torch)
+
+
+def _arrays(content: Any, torch: Any) -> Any:
+    """Replace tensors by arrays, inside dictionaries as well."""
+    if isinstance(content, torch.Tensor):
+        content = content.detach()
+        return (content.float() if content.dtype == torch.bfloat16 else content).contiguous().numpy()
+    if isinstance(content, Mapping):
+        return {name: _arrays(value, torch) for name, value in content.items()}
+    return content
+
+
+def _source(path: Path, content: Any) -> Source:
+    """Take the weights out of what a file holds."""
+    parts = []
+    while isinstance(content, Mapping) and (found := [p for p in PARTS if isinstance(content.get(p), Mapping)]):
+        parts.append(found[0])
+        content = content[found[0]]
+    if not isinstance(content, Mapping):
+        raise UserError(f"ckpt_path: {path} holds a {type(content).__name__} and no dictionary of tensors.")
+    tensors, ignored = {}, {}
+    for name, value in content.items():
+        name = str(name).removeprefix("module.")
+        if not isinstance(value, np.ndarray):
+            ignored[name] = "not a tensor"
+        elif name.endswith("num_batches_tracked"):
+            ignored[name] = "a counter that BatchNorm does not need"
+        else:
+            tensors[name] = value
+    if not tensors:
+        raise UserError(f"ckpt_path: {path} holds no tensors; its entries are {', '.join(list(ignored)[:5])}.")
+    return Source(tensors, ".".join(parts), ignored)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file under a temporary name and rename it, so that ``path`` is always whole or absent.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished.safetensors")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished,
+                  metadata={"format": "pt"})
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"out: cannot write {path}: {error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
