@@ -1,4 +1,4 @@
-"""Archives of data sets: fetched with a checksum, unpacked safely, and once, whatever number of processes start together.
+"""Archives of data sets: fetched with a checksum, unpacked safely, and once, however many processes start together.
 
 Everything is made under another name first and renamed when it is whole, so that an interruption leaves nothing that
 looks finished.
@@ -177,10 +177,10 @@ def extract(archive: Path, folder: Path) -> None:
                 member.mode = 0o755 if member.isdir() else 0o644
                 tar.extract(member, folder, set_attrs=False, **safety)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive} is damaged or not a tar archive ({error}); delete it and fetch it again.") from error
+        raise UserError(f"{archive} is damaged or not a tar archive ({error}); fetch it again.") from error
     except OSError as error:
         if error.errno is None:  # from gzip and bz2, which have no exceptions of their own
-            raise UserError(f"{archive} is damaged ({error}); delete it and fetch it again.") from error
+            raise UserError(f"{archive} is damaged ({error}); fetch it again.") from error
         raise
 
 

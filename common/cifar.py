@@ -1,6 +1,7 @@
 """The binary versions of CIFAR-10 and CIFAR-100: found, unpacked or fetched where they are missing, and read whole.
 
-Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; https://www.cs.toronto.edu/~kriz/cifar.html.
+Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images",
+https://www.cs.toronto.edu/~kriz/cifar.html.
 A record is the label (CIFAR-100: the coarse and the fine label, one byte each) and 3 x 32 x 32 bytes, red plane first.
 """
 import logging
@@ -62,7 +63,8 @@ LAYOUTS = {
                       "cifar-10-batches-bin", "data_batch_*.bin", "test_batch.bin",
                       "data_batch_1.bin to data_batch_5.bin, test_batch.bin", "batches.meta.txt", 1, 10),
     "cifar100": Layout("cifar100", "CIFAR-100", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
-                       "cifar-100-binary", "train.bin", "test.bin", "train.bin, test.bin", "fine_label_names.txt", 2, 100),
+                       "cifar-100-binary", "train.bin", "test.bin", "train.bin, test.bin", "fine_label_names.txt", 2,
+                       100),
 }
 
 
@@ -130,7 +132,7 @@ def _find_or_get(config: Config, layout: Layout, split: str) -> list[Path]:
     if not files:
         where = " or ".join(dict.fromkeys(str(base) for base in bases))
         markers = [archive.marker_of(home / layout.archive, home) for home in homes]
-        where += "".join(f" (though {m} says that it was unpacked: delete that file)" for m in markers[:1] if m.exists())
+        where += "".join(f" (though {m} says it was unpacked: delete that file)" for m in markers[:1] if m.exists())
         raise UserError(f"{where} lacks the {'training' if split == 'train' else 'test'} files of {layout.title} "
                         f"({layout.expected}); set download: true, or put them or {layout.archive} from "
                         f"{ADDRESS}/{layout.archive} there.")

@@ -5,6 +5,7 @@ generators that are seeded by (seed, epoch, image or position); the framework on
 carries the results. So the number of workers, threads or processes, the number of ranks and an interruption between two
 epochs change nothing in what a training sees.
 """
+import dataclasses
 import functools
 import logging
 import os
@@ -26,6 +27,7 @@ _ORDER, _IMAGE, _MIX, _NOISE = range(4)
 _PREFETCH = 4  # batches that wait between two stages of the framework's pipeline; its 16 would be gigabytes
 _SMALL_IMAGE = 64  # pixels; images in memory, of at most this side, are made faster than a process could hand them over
 _SHARED_MEMORY = "/dev/shm"
+_JSD_GROUPS = 3  # parts of a batch that common.loss.JensenShannon compares: clean images and two augmented copies
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +69,15 @@ def mixer(config: Config) -> Mixer:
     It smooths the targets itself where the loss takes them as they are; ``ce_smooth_mixup`` and ``BCE`` smooth inside.
     """
     smoothing = 0.0 if config.loss in ("ce_smooth_mixup", "BCE") else config.smoothing
-    return Mixer(config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob, config.num_classes, smoothing)
+    return Mixer(config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob, config.num_classes,
+                 smoothing)
 
 
 class TrainBatches:
     """The batches of one rank, by number: batch k is number k % len of epoch k // len.
 
-    Rank r takes rows r*B..(r+1)*B of every global batch, which so is the same for any number of ranks.
+    Rank r takes rows r*B..(r+1)*B of every global batch, which so is the same for any number of ranks. For the
+    Jensen-Shannon loss a batch has 3 * B rows: the images without colour changes, then two augmented copies of them.
 
     Args:
         config: the configuration.
@@ -88,8 +92,15 @@ class TrainBatches:
         self.config, self.samples, self.rank, self.noise_length = config, samples, rank, noise_length
         self.global_batch = config.batch_size * world_size
         self.length = steps_per_epoch(config, len(samples), world_size) * config.accumulation_steps
-        self.shape = (config.batch_size, config.in_channels, config.image_size, config.image_size)
-        self.transform = train_transform(config)
+        self.transforms = [train_transform(config)]
+        if config.loss == "jsd" and not noise_length:
+            if config.mixup or config.cutmix:
+                raise UserError("loss: jsd compares copies of one image and takes no mixed ones; set mixup: 0 and "
+                                "cutmix: 0.")
+            clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0))
+            self.transforms = [clean] + self.transforms * (_JSD_GROUPS - 1)
+        side = config.image_size
+        self.shape = (len(self.transforms) * config.batch_size, config.in_channels, side, side)
         self.mixer = mixer(config) if soft_targets(config) and not noise_length else None
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
@@ -116,14 +127,16 @@ class TrainBatches:
         """Return image float32 (B, C, H, W), and label int32 (B,), soft float32 (B, K), or noise float32 (B, L)."""
         config = self.config
         epoch, position = divmod(int(number), self.length)
-        images = np.empty(self.shape, np.float32)
-        labels = np.empty(config.batch_size, np.int32)
-        noise = np.empty((config.batch_size, self.noise_length), np.float32)
+        images, count = np.empty(self.shape, np.float32), config.batch_size
+        labels = np.empty(count, np.int32)
+        noise = np.empty((count, self.noise_length), np.float32)
         for row, index in enumerate(self.indices(epoch, position).tolist()):
             picture, labels[row] = self._read(index)
-            images[row] = self.transform(picture, generator(config.seed, _IMAGE, epoch, index))
+            for copy, transform in enumerate(self.transforms):
+                images[copy * count + row] = transform(picture, generator(config.seed, _IMAGE, epoch, index, copy))
             if self.noise_length:
                 noise[row] = generator(config.seed, _NOISE, epoch, index).random(self.noise_length, np.float32)
+        labels = np.tile(labels, len(self.transforms))
         if self.noise_length:
             return images, noise
         if self.mixer is None:
@@ -256,7 +269,7 @@ def _pipeline(source: TrainBatches | EvalBatches, columns: list[str], config: Co
         needed = workers * 2 * _PREFETCH * 4 * int(np.prod(source.shape))  # bytes
         if os.path.isdir(_SHARED_MEMORY) and shutil.disk_usage(_SHARED_MEMORY).free < needed:
             _tell_once(f"{_SHARED_MEMORY} has less than the {needed >> 20} MB that {workers} workers can fill; batches "
-                       "go through pipes, which is slower (give the container more shared memory, or lower num_workers)")
+                       "go through pipes, which is slower (give the container more shared memory, or fewer workers)")
             ds.config.set_enable_shared_mem(False)
     return ds.GeneratorDataset(source, columns, sampler=sampler, num_parallel_workers=workers,
                                python_multiprocessing=processes)

@@ -17,8 +17,8 @@ from common.options import Config
 from common.samples import (ArraySamples, FileSamples, Samples, check_classes, check_same_classes, load_classes,
                             load_image, save_classes)
 
-__all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes", "load_classes",
-           "load_image", "open_samples", "save_classes"]
+__all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes",
+           "load_classes", "load_image", "open_samples", "save_classes"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TRAIN_FOLDERS, EVAL_FOLDERS = ("train",), ("val", "validation", "valid", "test")
@@ -151,7 +151,8 @@ def _images_below(folder: Path, name: str) -> list[str]:
 def _read_list(config: Config, file: Path, folder: Path) -> FileSamples:
     """Read a JSON list: ``["a/b.jpg", ...]``, ``[["a/b.jpg", label], ...]`` or ``{"a/b.jpg": label, ...}``.
 
-    A label is a number, or the name of a class; without one it is the first folder of the path.
+    A label is a number, or the name of a class; without one it is the first folder of the path. Numbers need not use
+    all of the ``num_classes`` that were given.
     """
     if not file.is_absolute() and not file.is_file() and (folder / file).is_file():
         file = folder / file
@@ -174,7 +175,8 @@ def _read_list(config: Config, file: Path, folder: Path) -> FileSamples:
     if all(isinstance(label, int) for label in labels):
         if min(labels) < 0:
             raise UserError(f"img_ids: {file} has the label {min(labels)}; labels begin at 0.")
-        return FileSamples(file.stem, [str(n) for n in range(max(labels) + 1)], labels, folder, paths)
+        count = max(max(labels) + 1, config.num_classes if "num_classes" in config.given else 0)
+        return FileSamples(file.stem, [str(n) for n in range(count)], labels, folder, paths)
     if "" in labels and config.task != "pretrain":
         raise UserError(f"img_ids: {file} has no label for {paths[labels.index('')]}; give [path, label], or put the "
                         "image into a folder named like its class.")

@@ -193,8 +193,8 @@ def check_same_classes(train: Samples, evaluation: Samples) -> None:
     parts = [f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
              for what, names in (("lacks", missing), ("has besides", extra)) if names]
     raise UserError(f"the evaluation data has {len(evaluation.classes)} classes and the training data "
-                    f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the same "
-                    "class folders.")
+                    f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the "
+                    "same class folders.")
 
 
 def save_classes(samples: Samples, path: str | Path) -> None:

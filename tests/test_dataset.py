@@ -43,7 +43,7 @@ def folder_config(folder, **values):
 
 
 def epochs_of(data, epochs):
-    """Return [epoch][batch] -> (first column, second column), through one iterator as the framework's training uses it."""
+    """Return [epoch][batch] -> (first column, second column), through one iterator as in the framework's training."""
     iterator = data.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
     return [[(first.copy(), second.copy()) for first, second in iterator] for _ in range(epochs)]
 
@@ -284,6 +284,23 @@ def test_noise_is_fresh_for_every_image_and_epoch_and_does_not_depend_on_ranks()
     assert len(np.unique(noise)) > 1500
     half = TrainBatches(dataclasses.replace(config, batch_size=4), samples, 1, 2, noise_length=16)
     np.testing.assert_array_equal(half[0][1], data[0][0][1][4:])
+
+
+# the Jensen-Shannon loss
+
+def test_jensen_shannon_gets_three_groups_of_the_same_images():
+    still = {"hflip": 0, "scale": [1, 1], "ratio": [1, 1], "loss": "jsd"}
+    image, label = TrainBatches(config_of(**still), few(), 0, 1)[0]
+    assert image.shape == (24, 3, 16, 16) and label.tolist() == label[:8].tolist() * 3
+    np.testing.assert_array_equal(image[8:], np.concatenate([image[:8]] * 2))
+    augmented, _ = TrainBatches(config_of(**still, color_jitter=0.9), few(), 0, 1)[0]
+    np.testing.assert_array_equal(augmented[:8], image[:8])
+    assert (augmented[:8] != augmented[8:16]).any() and (augmented[8:16] != augmented[16:]).any()
+
+
+def test_jensen_shannon_takes_no_mixed_images():
+    with pytest.raises(UserError, match="loss: jsd .* set mixup: 0 and cutmix: 0"):
+        TrainBatches(config_of(loss="jsd", mixup=0.2), few(), 0, 1)
 
 
 # evaluation
