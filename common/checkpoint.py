@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, checked when read, complete enough that resuming equals never having stopped."""
 import contextlib
+import glob
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from mindspore import Parameter, Tensor, nn
 from common.errors import UserError
 
 META = "zoo_meta"  # name of the JSON text inside a checkpoint that says what it holds
-TRAINING_PREFIXES = ("train.", "ema.", "sum.", "adam_", "optimizer.")
+TRAINING_PREFIXES = ("train.", "ema.", "optimizer.", "adam_m.", "adam_v.")  # the last two: files of the old zoo
+TRAINING_NAMES = ("global_step", "learning_rate", "momentum", "beta1_power", "beta2_power")  # likewise
 HEAD = re.compile(r"(^|\.)head(\.|$)")
 
 
@@ -119,9 +121,8 @@ def network_tensors(tensors: Mapping[str, np.ndarray], ema: bool = False) -> dic
     """Select the network's tensors of a checkpoint: the weights, or their moving average if it holds one."""
     if ema and any(name.startswith("ema.") for name in tensors):
         return {name[len("ema."):]: value for name, value in tensors.items() if name.startswith("ema.")}
-    extra = ("global_step", "learning_rate", "momentum", "beta1_power", "beta2_power")
     return {name: value for name, value in tensors.items()
-            if not name.startswith(TRAINING_PREFIXES) and name not in extra}
+            if not name.startswith(TRAINING_PREFIXES) and name not in TRAINING_NAMES}
 
 
 def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str | Path, *,
@@ -186,7 +187,8 @@ class RunFolder:
     def save(self, epoch: int, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
         """Write the checkpoint of an epoch (counted from 1) and delete the oldest beyond ``keep``."""
         path = save(self.folder / f"{self.name}-{epoch}_{step}.ckpt", tensors, meta)
-        for old in self.checkpoints()[:-self.keep]:
+        killed = self.folder.glob(f".{glob.escape(self.name)}*.unfinished.ckpt")  # left by a process that was killed
+        for old in [*self.checkpoints()[:-self.keep], *killed]:
             old.unlink()
         return path
 
@@ -212,7 +214,7 @@ class RunFolder:
             UserError: if there are checkpoints but none can be read, or only those of another run.
         """
         problems = []
-        if not self.checkpoints() and (others := sorted(self.folder.glob("*-[0-9]*_[0-9]*.ckpt"))):
+        if not self.checkpoints() and (others := sorted(self.folder.glob("[!.]*-[0-9]*_[0-9]*.ckpt"))):
             raise UserError(f"ckpt_save_dir: {self.folder} holds another run ({others[0].name}), not one of {self.name};"
                             " choose another folder.")
         for path in reversed(self.checkpoints()):

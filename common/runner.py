@@ -272,7 +272,9 @@ def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
     Left out: what follows from the configuration or the counters (learning rates, random states), and the sums over
     micro-batches, which are zero at the end of an epoch.
     """
-    return {p.name: p for p in step.get_parameters()
+    weights = checkpoint.weights_of(step.network)
+    return {p.name if p.name in weights or p.name.startswith(("train.", "ema.")) else f"optimizer.{p.name}": p
+            for p in step.get_parameters()
             if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
