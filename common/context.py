@@ -87,6 +87,9 @@ def start(config: Any) -> Runtime:
         ms.set_recursion_limit(config.max_call_depth)
     if config.num_threads and device == "CPU":
         ms.device_context.cpu.op_tuning.threads_num(config.num_threads)
+    if config.save_graphs:
+        os.environ["MS_DEV_SAVE_GRAPHS"] = "1"
+        os.environ["MS_DEV_SAVE_GRAPHS_PATH"] = os.path.join(config.ckpt_save_dir, "graphs")
     rank, world_size = _join() if config.distribute else (0, 1)
     ms.set_seed(config.seed)
     return Runtime(device, rank, world_size)

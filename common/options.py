@@ -103,7 +103,7 @@ class Config:
     gradients_mean: bool = _run(True, "average (true) or sum (false) gradients over the ranks")
     seed: int = _run(42, "seed of all randomness: initial weights, order of the data, augmentation, drop path", ge=0)
     max_call_depth: int = _run(10000, "depth limit of nested calls while a graph is compiled", ge=1)
-    save_graphs: bool = _run(False, "write the compiler's intermediate graphs, for debugging")
+    save_graphs: bool = _run(False, "write the compiler's intermediate graphs to ckpt_save_dir/graphs, for debugging")
     dataset_sink_mode: bool = _run(False, "send batches to the device ahead of the computation (Ascend, GPU)",
                                    aliases=("sink_mode",))
     sink_size: int = _run(0, "steps per sink; 0 or -1: one epoch", aliases=("per_step_size",), ge=-1)
@@ -111,7 +111,6 @@ class Config:
                           choices=("O0", "O1", "O2", "O3"))
     open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1")
     log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1)
-    sync_bn: bool = _run(False, "BatchNorm statistics over all ranks instead of one")
     num_threads: int = _run(0, "CPU threads of the framework; 0: the framework decides", ge=0)
 
     # data

@@ -179,7 +179,8 @@ def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray
                      accumulation_steps=config.accumulation_steps, loss_scale=config.loss_scale,
                      dynamic_loss_scale=config.dynamic_loss_scale, scale_window=config.loss_scale_window,
                      clip_norm=config.clip_value if config.clip_grad else None,
-                     ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size)
+                     ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size,
+                     mean_over_ranks=config.gradients_mean)
 
 
 def restore(config: Config, spec: ModelSpec, step: TrainStep, state: callback.TrainingState,

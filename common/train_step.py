@@ -74,7 +74,8 @@ class TrainStep(nn.Cell):
         scale_window: good updates before the scale grows, up to 2**24.
         clip_norm: largest global L2 norm of the gradient, measured after reduction and unscaling.
         ema_decay: decay of the moving average of all network parameters; ``None``: no average.
-        world_size: number of processes whose gradients are averaged.
+        world_size: number of processes whose gradients are reduced.
+        mean_over_ranks: average them; otherwise add them up.
 
     Inputs: the columns of the data set.   Output: the unscaled loss of this micro-batch, a scalar.
     """
@@ -82,7 +83,7 @@ class TrainStep(nn.Cell):
     def __init__(self, network_with_loss: nn.Cell, network: nn.Cell, optimizer: nn.Optimizer, *,
                  accumulation_steps: int = 1, loss_scale: float = 1.0, dynamic_loss_scale: bool = False,
                  scale_window: int = 2000, clip_norm: float | None = None, ema_decay: float | None = None,
-                 world_size: int = 1):
+                 world_size: int = 1, mean_over_ranks: bool = True):
         super().__init__(auto_prefix=False)
         self.network_with_loss = network_with_loss
         self.network = network
@@ -95,7 +96,9 @@ class TrainStep(nn.Cell):
         self.rescales = dynamic_loss_scale or loss_scale != 1.0 or accumulation_steps > 1 or clip_norm is not None
         self.map = ops.HyperMap()
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
-        self.reducer = nn.DistributedGradReducer(self.weights, mean=True, degree=world_size) if world_size > 1 else None
+        self.reducer = None
+        if world_size > 1:
+            self.reducer = nn.DistributedGradReducer(self.weights, mean=mean_over_ranks, degree=world_size)
 
         self.loss_scale = Parameter(Tensor(loss_scale, ms.float32), name="train.loss_scale", requires_grad=False)
         self.good_updates = _counter("good_updates")    # since the scale last changed
