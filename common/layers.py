@@ -1,4 +1,5 @@
 """Cells that two or more models use, their initial values, reproducible randomness, and the precision of a network."""
+import functools
 import math
 import zlib
 from typing import Callable, Sequence
@@ -9,8 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
 
-MODULUS = 1021  # prime; see DropPath
-ROUNDS = 12
+DRAWS = 2 ** 16  # see DropPath
 RANDOM_STATE = "random_state"
 
 
@@ -109,15 +109,13 @@ class DropPath(nn.Cell):
 
     Source: Huang et al. 2016, "Deep Networks with Stochastic Depth", in the per-sample form. Which samples are dropped
     is a pure function of ``random_state`` = (stream, step) and the sample's row, because the framework's own generators
-    in a compiled graph can neither be reseeded nor restored. The function mixes five digits modulo a prime in a Feistel
-    network of products. All numbers stay below 2 ** 24, because some devices divide integers through float32.
-
-    The masks of a stream repeat after a million steps.
+    in a compiled graph can neither be reseeded nor restored. The function is a chain of substitutions through one fixed
+    permutation: few operations, exact on every device, no number over 2 ** 31.
 
     Args:
         rate: probability of dropping, in [0, 1). With 0 the cell is the identity and has no parameter.
 
-    Inputs: x, (B, ...).   Output: the same shape.
+    Inputs: x, (B, ...), B at most 65,536.   Output: the same shape.
 
     Raises:
         UserError: if ``rate`` is out of range.
@@ -128,8 +126,9 @@ class DropPath(nn.Cell):
         if not 0 <= rate < 1:
             raise UserError(f"drop_path_rate: {rate} is not a probability in [0, 1).")
         self.rate = float(rate)
-        self.threshold = round((1 - self.rate) * MODULUS ** 2)
+        self.threshold = round((1 - self.rate) * DRAWS)
         if self.rate > 0:
+            self.table = permutation_table()
             self.random_state = Parameter(Tensor([0, 0], ms.int32), name=RANDOM_STATE, requires_grad=False)
 
     def construct(self, x):
@@ -140,14 +139,23 @@ class DropPath(nn.Cell):
         return x * mask.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
 
     def draw(self, rows: int):
-        """Return one integer per row, uniform in [0, MODULUS ** 2)."""
+        """Return one integer per row, uniform in [0, DRAWS)."""
+        if rows > DRAWS:
+            raise ValueError(f"drop path draws for at most {DRAWS} rows, but the input has {rows}")
         stream, step = self.random_state[0], self.random_state[1]
-        digits = [stream % MODULUS, stream // MODULUS, step % MODULUS, step // MODULUS,
-                  ops.arange(rows, dtype=ms.int32)]
-        for i in range(ROUNDS):
-            mixed = (digits[0] + digits[1] * digits[2] + (i + 1)) % MODULUS
-            digits = [digits[1], digits[2], digits[3], digits[4], mixed]
-        return digits[3] * MODULUS + digits[4]
+        moment = self.substitute(self.substitute(step % DRAWS + stream) + step // DRAWS)
+        offset = self.substitute(moment + stream)  # once more, so that streams are not shifted copies of each other
+        return self.substitute(self.substitute(ops.arange(rows, dtype=ms.int32) + offset) + moment)
+
+    def substitute(self, index):
+        return ops.gather(self.table, index, 0)
+
+
+@functools.cache
+def permutation_table() -> Tensor:
+    """Return a random permutation of 0..DRAWS-1, twice in a row: a sum of two numbers below DRAWS is an index."""
+    once = np.random.RandomState(0).permutation(DRAWS).astype(np.int32)  # RandomState: NumPy keeps its draws for ever
+    return Tensor(np.concatenate([once, once]))
 
 
 def random_states(network: nn.Cell) -> list[Parameter]:
@@ -159,9 +167,9 @@ def seed_random_states(network: nn.Cell, seed: int, step: int = 0) -> None:
     """Give every random cell its own stream, which follows from its name and ``seed``, and the position ``step``."""
     taken = set()
     for state in random_states(network):
-        stream = zlib.crc32(f"{seed} {state.name}".encode()) % MODULUS ** 2
+        stream = zlib.crc32(f"{seed} {state.name}".encode()) % DRAWS
         while stream in taken:  # two cells must not draw the same
-            stream = (stream + 1) % MODULUS ** 2
+            stream = (stream + 1) % DRAWS
         taken.add(stream)
         state.set_data(Tensor([stream, step], ms.int32))
 
