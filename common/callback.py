@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from common import plot
 from common.checkpoint import RunFolder
+from common.context import Runtime
 from common.errors import UserError
 from common.metric import Scores
 from common.samples import Samples
@@ -66,10 +67,11 @@ class LogLines:
 
 
 class EpochRecord(Callback):
-    """Measures an epoch: mean loss, learning rate, time, images per second, dropped updates."""
+    """Measures an epoch: mean loss over all ranks, learning rate, time, images per second, dropped updates."""
 
-    def __init__(self, state: TrainingState, step: TrainStep, micro_batches: int):
+    def __init__(self, state: TrainingState, step: TrainStep, micro_batches: int, runtime: Runtime = Runtime()):
         super().__init__()
+        self.runtime = runtime
         self.state = state
         self.step = step
         self.micro_batches = micro_batches
@@ -82,7 +84,8 @@ class EpochRecord(Callback):
 
     def on_train_epoch_end(self, run_context):
         state = self.state
-        loss = float(self.step.loss_sum.asnumpy()) / self.micro_batches
+        loss = float(self.runtime.sum(self.step.loss_sum.asnumpy().reshape(1))[0])
+        loss /= self.micro_batches * self.runtime.world_size
         seconds = time.time() - self.started
         applied = int(self.step.optimizer.global_step.asnumpy().reshape(-1)[0])
         state.fps.append(state.global_batch * state.steps_per_epoch / seconds)

@@ -1,7 +1,15 @@
 """What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Sequence
+
+PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+if MISSING:  # before anything imports them: entry points import this module first
+    print(f"error: {sys.executable} lacks {', '.join(MISSING)}; run 'pip install -r requirements.txt' with it, or use "
+          "the environment that scripts/quickstart.sh makes (.venv/bin/python).", file=sys.stderr)
+    sys.exit(2)
 
 from common import config as config_module
 from common.config import Config

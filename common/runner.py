@@ -284,7 +284,7 @@ def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: 
                micro_batches: int, start_epoch: int) -> list[Callback]:
     """Return what happens around the steps, in the order in which it happens."""
     title = f"{spec.display_name(config.model)} on {samples.name}"
-    found = [callback.EpochRecord(state, step, micro_batches),
+    found = [callback.EpochRecord(state, step, micro_batches, runtime),
              callback.StopOnBadLoss(step, config.log_interval, config.drop_overflow_update)]
     if runtime.is_main:
         found.append(callback.ProgressBar(state, lines.logger, micro_batches, config.log_interval, start_epoch))
