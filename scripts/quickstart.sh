@@ -18,10 +18,16 @@ done
 
 # step NAME COMMAND...: show a command and run it; its output stays in the file OUTPUT. Stop where it fails.
 step() {
-    local name=$1 code=0
+    local name=$1 word code=0
     shift
     printf '\n== %s\n$' "$name"
-    printf ' %q' "$@"
+    for word in "$@"; do
+        case "$word" in
+            *\'*) printf ' %q' "$word" ;;
+            *[!A-Za-z0-9_./=-]*) printf " '%s'" "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
     printf '\n'
     "$@" | tee "$OUTPUT" || code=$?
     if [ "$code" != 0 ]; then
@@ -61,7 +67,7 @@ step "Predict a few test images (each lies in the folder of its class)" "$PY" gm
 cat <<EOF
 
 == Done in $SECONDS s
-top-1 accuracy   $accuracy of the test images
+top-1 accuracy   $(awk "BEGIN { printf \"%.2f\", 100 * $accuracy }") % of the test images
 curves           $run/curves.png
 checkpoint       $checkpoint
 MINDIR           $mindir
