@@ -103,11 +103,11 @@ class BinaryCrossEntropy(CrossEntropy):
 class AsymmetricLoss(CrossEntropy):
     """Asymmetric loss: one sigmoid p per class; negatives that are easy count little, the easiest nothing.
 
-    ``-y * (1 - p)**gamma_pos * log(p) - (1 - y) * q**gamma_neg * log(1 - q)`` with ``q = max(p - clip, 0)``, summed over
-    classes, mean over the batch. The gradient goes through the focusing factors too.
+    ``-y * (1 - p)**gamma_pos * log(p) - (1 - y) * q**gamma_neg * log(1 - q)`` with ``q = max(p - clip, 0)``, summed
+    over classes, mean over the batch. The gradient goes through the focusing factors too.
 
-    Source: Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification", section 2. gamma_neg 4, gamma_pos 0 and
-    clip 0.05 are what the paper recommends; the authors' code has gamma_pos 1 as its default.
+    Source: Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification", section 2. gamma_neg 4, gamma_pos 0
+    and clip 0.05 are what the paper recommends; the authors' code has gamma_pos 1 as its default.
 
     Args:
         smoothing: s, in [0, 1); class numbers are smoothed as in ``CrossEntropy``.
