@@ -97,8 +97,8 @@ class PatchEmbed(nn.Cell):
 
     def construct(self, images):
         if images.shape[1:] != (self.in_channels, *self.image_size):
-            raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built for "
-                             f"{(self.in_channels, *self.image_size)}")
+            raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built "
+                             f"for {(self.in_channels, *self.image_size)}")
         (rows, columns), (height, width) = self.grid, self.patch_size
         patches = images.reshape(-1, self.in_channels, rows, height, columns, width).transpose(0, 2, 4, 1, 3, 5)
         return self.proj(patches.reshape(-1, self.num_patches, self.in_channels * height * width))
@@ -204,7 +204,7 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: floa
 
 
 def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw weights (out, in, ...) with variance 1 / fan_in from a normal distribution cut at two standard deviations."""
+    """Draw weights (out, in, ...) of variance 1 / fan_in from a normal distribution cut at two deviations."""
     std = math.sqrt(1 / math.prod(shape[1:])) / 0.87962566103423978  # that of a unit normal cut at 2
     return truncated_normal(rng, shape, std, 2 * std)
 

@@ -93,14 +93,14 @@ def _read_torch(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"ckpt_path: {path} is a PyTorch file, and reading it needs torch; 'pip install torch' (the CPU "
-                        "build will do), or give the same weights as .safetensors.") from error
+        raise UserError(f"ckpt_path: {path} is a PyTorch file, and reading it needs torch; 'pip install torch' (the "
+                        "CPU build will do), or give the same weights as .safetensors.") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is never "
-                        "run. If you trust it, save its weights alone with torch.save(checkpoint['state_dict'], "
-                        "FILE).") from error
+        raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is "
+                        "never run. If you trust it, save its weights alone with "
+                        "torch.save(checkpoint['state_dict'], FILE).") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"ckpt_path: {path} cannot be read by torch: it is damaged or truncated.") from error
     return _arrays(content, torch)

@@ -1,7 +1,7 @@
 """Compare networks with the results of the authors' own implementations, stored in ``tests/data/golden``.
 
-A network is filled by the rule of ``golden_rule.py`` under the reference's tensor names; the stored files hold only what
-the reference then computed: logits, losses, gradients, running statistics.
+A network is filled by the rule of ``golden_rule.py`` under the reference's tensor names; the stored files hold only
+what the reference then computed: logits, losses, gradients, running statistics.
 """
 import json
 from dataclasses import dataclass
