@@ -1,0 +1,322 @@
+"""SOFT, an image classifier of four stages: three of softmax-free attention, one of ordinary attention.
+
+See ``soft.src.softmax_free_transformer`` for papers and attention, ``soft.src.spec`` for variants and names of weights.
+"""
+import math
+from typing import Mapping, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from common.errors import UserError
+from common.layers import GELU, DropPath, Float32Cell, LayerNorm, initialise, pair, truncated_normal
+from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
+
+NORM_EPS = 1e-6           # of the LayerNorms in the last stage and after it
+RATIOS = (8, 4, 2)        # side of the square of tokens behind a landmark, by stage
+KERNEL_SIZES = (9, 5, 3)  # side of the depthwise filters, by stage
+TABLE_SIZE = 224          # image size that the position tables are made for
+STEM_DIM = 32
+
+
+class Softmax(Float32Cell):
+    """Softmax of the last axis, float32."""
+
+    def construct(self, x):
+        return ops.softmax(x, -1)
+
+
+class Attention(nn.Cell):
+    """Ordinary multi-head attention.
+
+    Args:
+        dim: width of the tokens, C.
+        num_heads: heads h, each of width C / h.
+
+    Inputs: x, (B, N, C).   Output: (B, N, C).
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.q = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.kv = nn.Dense(dim, 2 * dim, weight_init="zeros", bias_init="zeros")
+        self.softmax = Softmax()
+        self.proj = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.products = ops.BatchMatMul(transpose_b=True)
+        self.product = ops.BatchMatMul()
+
+    def construct(self, x):
+        length = x.shape[1]
+        shape = (-1, length, self.num_heads, self.head_dim)
+        keys, values = ops.chunk(self.kv(x), 2, -1)
+        keys, values = keys.reshape(shape).transpose(0, 2, 1, 3), values.reshape(shape).transpose(0, 2, 1, 3)
+        weights = self.weights(self.q(x).reshape(shape).transpose(0, 2, 1, 3), keys)
+        mixed = self.product(weights.astype(values.dtype), values).transpose(0, 2, 1, 3)
+        return self.proj(mixed.reshape(-1, length, self.num_heads * self.head_dim))
+
+    def weights(self, queries, keys):
+        """Return how much of each token (last axis) each token takes, (B, h, N, N)."""
+        return self.softmax(self.products(queries * self.head_dim ** -0.5, keys))
+
+
+class Mlp(nn.Cell):
+    """fc2(gelu(fc1(x))) on the last axis.
+
+    Inputs: x, (..., dim).   Output: the same shape.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Dense(dim, hidden_dim, weight_init="zeros", bias_init="zeros")
+        self.act = GELU()
+        self.fc2 = nn.Dense(hidden_dim, dim, weight_init="zeros", bias_init="zeros")
+
+    def construct(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Cell):
+    """The pre-norm block of the last stage: x + drop_path(attn(norm1(x))), then y + drop_path(mlp(norm2(y))).
+
+    Args:
+        dim: width of the tokens, C.
+        num_heads: attention heads.
+        mlp_ratio: hidden width / C.
+        drop_path_rate: probability of dropping a branch of a sample while training.
+
+    Inputs: x, (B, N, C).   Output: (B, N, C).
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.norm1 = LayerNorm(dim, NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.norm2 = LayerNorm(dim, NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path2 = DropPath(drop_path_rate)
+
+    def construct(self, x):
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Cell):
+    """3 x 3 convolutions, each followed by BatchNorm and ReLU.
+
+    Args:
+        widths: channels of the input and after each convolution.
+        strides: of the convolutions.
+
+    Inputs: (B, widths[0], H, W).   Output: (B, widths[-1], ceil(H / s), ceil(W / s)), s the product of the strides.
+    """
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int]):
+        super().__init__()
+        cells = []
+        for width, next_width, stride in zip(widths, widths[1:], strides):
+            cells += [nn.Conv2d(width, next_width, 3, stride, pad_mode="pad", padding=1, has_bias=True,
+                                weight_init="zeros", bias_init="zeros"),
+                      nn.BatchNorm2d(next_width, eps=1e-5, momentum=0.9), nn.ReLU()]
+        self.proj = nn.SequentialCell(cells)
+
+    def construct(self, x):
+        return self.proj(x)
+
+
+class PositionTable(nn.Cell):
+    """A learned vector per token, made for a square map and resized bilinearly to another one.
+
+    Resizing is a product with two small constant matrices, which every device and every export format knows; pixel
+    centres lie at halves, and nothing is smoothed when the map shrinks.
+
+    Args:
+        side: side of the square map.
+        dim: width of the tokens, C.
+        grid: height and width of the map at hand.
+        class_token: whether the first row belongs to a class token, which is no part of the map.
+
+    Output: (1, N, C), with the class token's row N = H W + 1, else N = H W.
+    """
+
+    def __init__(self, side: int, dim: int, grid: tuple[int, int], class_token: bool = False):
+        super().__init__()
+        self.side = side
+        self.dim = dim
+        self.grid = grid
+        self.extra = int(class_token)
+        self.table = Parameter(Tensor(np.zeros((1, side * side + self.extra, dim), np.float32)), name="table")
+        self.resizes = grid != (side, side)
+        self.rows = Tensor(bilinear_matrix(side, grid[0]))
+        self.columns = Tensor(bilinear_matrix(side, grid[1]))
+
+    def construct(self):
+        if not self.resizes:
+            return self.table
+        height, width = self.grid
+        table = self.table[0, self.extra:].reshape(self.side, self.side * self.dim)
+        table = ops.matmul(self.rows, table).reshape(height, self.side, self.dim)
+        table = ops.matmul(self.columns, table).reshape(1, height * width, self.dim)
+        return ops.concat((self.table[:, :1], table), 1) if self.extra else table
+
+
+def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
+    """Return the matrix (new_size, size), float32, that resizes a line of values bilinearly."""
+    centres = np.maximum((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0.0)
+    below = np.minimum(centres.astype(int), size - 1)
+    above = np.minimum(below + 1, size - 1)
+    share = centres - below
+    matrix = np.zeros((new_size, size), np.float64)
+    np.add.at(matrix, (np.arange(new_size), below), 1.0 - share)
+    np.add.at(matrix, (np.arange(new_size), above), share)
+    return matrix.astype(np.float32)
+
+
+class SOFT(nn.Cell):
+    """Four stages of tokens at a quarter, an eighth, a sixteenth and a 32nd of the image's side.
+
+    The weights fit every image size: position tables are always those for 224 pixels, resized on the fly.
+
+    Args:
+        num_classes: outputs of the head.
+        image_size: height and width of the images in pixels, or one number.
+        in_channels: channels of the images.
+        dims: widths of the stages.
+        num_heads: their attention heads; they divide the widths.
+        depths: their numbers of blocks.
+        mlp_ratio: hidden width of the blocks / width.
+        drop_path_rate: that of the last block, for elements in the first three stages and for branches in the last; it
+            rises from 0 at the first block in equal steps.
+        normalised: whether the softmax-free stages have the normalised kernel.
+        newton_iterations: steps of the inversion.
+
+    Inputs: images, float32 (B, C, H, W).   Output: logits, float32 (B, num_classes).
+
+    Raises:
+        UserError: for arguments that do not fit together.
+    """
+
+    def __init__(self, num_classes: int = 1000, image_size: int | Sequence[int] = 224, in_channels: int = 3,
+                 dims: Sequence[int] = (64, 128, 320, 512), num_heads: Sequence[int] = (2, 4, 10, 16),
+                 depths: Sequence[int] = (1, 2, 3, 2), mlp_ratio: float = 4, drop_path_rate: float = 0.0,
+                 normalised: bool = False, newton_iterations: int = 20):
+        super().__init__()
+        self.image_size = pair("image_size", image_size)
+        self.in_channels = in_channels
+        grids = grids_of(self.image_size)
+        check_arguments(dims, num_heads, depths, drop_path_rate)
+        check_landmarks(self.image_size, grids)
+        rates = iter(np.linspace(0.0, drop_path_rate, sum(depths)).tolist())
+        patches, positions, stages = [], [], []
+        for stage, (dim, heads, depth, grid) in enumerate(zip(dims, num_heads, depths, grids)):
+            last = stage == len(RATIOS)
+            patches.append(PatchEmbed((dims[stage - 1], dim), (2,)) if stage else
+                           PatchEmbed((in_channels, STEM_DIM, STEM_DIM, dim), (2, 1, 2)))
+            positions.append(PositionTable(TABLE_SIZE // (4 << stage), dim, grid, class_token=last))
+            blocks = []
+            for _ in range(depth):
+                attention = None if last else SoftmaxFreeAttention(dim, heads, grid, RATIOS[stage], KERNEL_SIZES[stage],
+                                                                   normalised, newton_iterations)
+                blocks.append(Block(dim, heads, mlp_ratio, next(rates)) if last else
+                              SoftBlock(dim, mlp_ratio, next(rates), attention))
+            stages.append(nn.SequentialCell(blocks))
+        self.patch_embed1, self.patch_embed2, self.patch_embed3, self.patch_embed4 = patches
+        self.position1, self.position2, self.position3, self.position4 = positions
+        self.block1, self.block2, self.block3, self.block4 = stages
+        self.cls_token = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls_token")
+        self.norm = LayerNorm(dims[-1], NORM_EPS)
+        self.head = nn.Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
+        fan_in = {p.name.replace(".weight", ".bias"): math.prod(p.shape[1:]) for p in self.get_parameters()
+                  if p.name.endswith(".weight") and len(p.shape) > 1}
+        initialise(self, lambda name, shape, rng: initial_value(name, shape, rng, fan_in, normalised))
+
+    def construct(self, images):
+        tokens = self.stages(images)[-1]
+        return self.head(self.norm(tokens[:, 0])).astype(ms.float32)
+
+    def stages(self, images):
+        """Return the tokens after each stage, (B, N, C); those of the last begin with the class token."""
+        if images.shape[1:] != (self.in_channels, *self.image_size):
+            raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built for "
+                             f"{(self.in_channels, *self.image_size)}")
+        maps = self.patch_embed1(images)
+        first = self.block1(as_tokens(maps) + self.position1())
+        maps = self.patch_embed2(as_maps(first, self.position1.grid))
+        second = self.block2(as_tokens(maps) + self.position2())
+        maps = self.patch_embed3(as_maps(second, self.position2.grid))
+        third = self.block3(as_tokens(maps) + self.position3())
+        tokens = as_tokens(self.patch_embed4(as_maps(third, self.position3.grid)))
+        class_tokens = ops.tile(self.cls_token, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
+        fourth = self.block4(ops.concat((class_tokens, tokens), 1) + self.position4())
+        return first, second, third, fourth
+
+
+def as_tokens(maps):
+    """(B, C, H, W) -> (B, H W, C)."""
+    batch, channels, height, width = maps.shape
+    return maps.reshape(-1, channels, height * width).swapaxes(1, 2)
+
+
+def as_maps(tokens, grid):
+    """(B, H W, C) -> (B, C, H, W)."""
+    return tokens.swapaxes(1, 2).reshape(-1, tokens.shape[2], *grid)
+
+
+def grids_of(image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the height and width of the map in each stage: every convolution of stride 2 rounds up."""
+    return [tuple(math.ceil(side / (4 << stage)) for side in image_size) for stage in range(len(RATIOS) + 1)]
+
+
+def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Sequence[int], drop_path_rate: float) -> None:
+    """Refuse sizes that do not fit together.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    for key, values in (("dims", dims), ("num_heads", num_heads), ("depths", depths)):
+        if not isinstance(values, Sequence) or len(values) != len(RATIOS) + 1 or min(values) < 1:
+            shown = list(values) if isinstance(values, Sequence) else values
+            raise UserError(f"{key}: {shown} must be four numbers from 1, one per stage.")
+    if any(dim % heads for dim, heads in zip(dims, num_heads)):
+        raise UserError(f"num_heads: {list(num_heads)} must divide dims {list(dims)}, stage by stage.")
+    if not 0 <= drop_path_rate < 1:
+        raise UserError(f"drop_path_rate: {drop_path_rate} is not a probability in [0, 1).")
+
+
+def check_landmarks(image_size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> None:
+    """Refuse images with a map that is smaller than the square of tokens behind one landmark.
+
+    Raises:
+        UserError: naming the image size, the map and the smallest size.
+    """
+    for stage, (ratio, grid) in enumerate(zip(RATIOS, grids), start=1):
+        if min(grid) < ratio:
+            raise UserError(f"image_size: {image_size[0]} x {image_size[1]} gives a map of {grid[0]} x {grid[1]} tokens "
+                            f"in stage {stage}, too small for one landmark, which stands for {ratio} x {ratio}; the "
+                            f"smallest image is 29 x 29.")
+
+
+def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, fan_in: Mapping[str, int],
+                  normalised: bool) -> np.ndarray | None:
+    """Initial value of a parameter; those not named here are right as they are built: zeros and ones.
+
+    Source: the authors' code. Linear layers and tables have a standard deviation of 0.02 and biases 0; convolutions,
+    and in the normalised variants the linear layers of the softmax-free stages too, PyTorch's uniform distribution.
+
+    Args:
+        name, shape, rng: see ``common.layers.initialise``.
+        fan_in: name of a bias -> inputs per output of its layer.
+        normalised: whether the network is a normalised one.
+    """
+    weight = len(shape) in (2, 4)
+    uniform = len(shape) == 4 or (name in fan_in and name.startswith("patch_embed")) or (
+        normalised and name.startswith(("block1", "block2", "block3")) and (weight or name in fan_in))
+    if uniform:
+        bound = 1 / math.sqrt(math.prod(shape[1:]) if weight else fan_in[name])
+        return rng.uniform(-bound, bound, shape)
+    if weight or len(shape) == 3:
+        return truncated_normal(rng, shape, 0.02, 2.0)
+    return None

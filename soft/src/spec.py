@@ -1,0 +1,149 @@
+"""What the zoo knows of SOFT: variants, names of weights, log lines. Imports without MindSpore."""
+import inspect
+import re
+from typing import Any, Mapping
+
+import numpy as np
+
+from common.errors import UserError, nearest
+from common.spec import LogStyle, ModelSpec
+
+# name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has 20
+# blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.
+SIZES = {
+    "tiny": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 2, 3, 2)),
+    "small": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 20, 4)),
+    "small_24m": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 7, 4)),
+    "medium": ((64, 128, 288, 512), (2, 4, 9, 16), (1, 3, 29, 5)),
+    "large": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 40, 5)),
+    "huge": ((64, 128, 352, 512), (2, 4, 11, 16), (1, 5, 49, 5)),
+}
+
+VARIANTS = {f"{family}_{size}": {"dims": dims, "num_heads": heads, "depths": depths, "drop_path_rate": 0.1,
+                                 "normalised": family == "soft_norm"}
+            for family in ("soft", "soft_norm") for size, (dims, heads, depths) in SIZES.items()}
+
+LOG_STYLE = LogStyle(
+    prefix="%(asctime)s:%(levelname)s:%(message)s",
+    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
+    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
+                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
+    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
+    finished="training time used={train_time:.2f}s",
+    best="last_metric[{best:.5f}]",
+    evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s",
+)
+
+# the authors' names -> ours, and back; the order matters where one is part of another
+NAMES = (
+    (r"^pos_embed([1-4])$", r"position\1.table"),
+    (r"\.att\.mha\.W_q\.", ".attn.query."),
+    (r"\.att\.mha\.W_v\.", ".attn.value."),
+    (r"\.att\.mha\.attn\.Qlandmark_op\.", ".attn.landmark."),
+    (r"\.att\.mha\.attn\.Qnorm_act\.0\.", ".attn.landmark_norm."),
+    (r"\.att\.mha\.attn\.conv\.", ".attn.local."),
+    (r"\.att\.mha\.ff\.", ".attn.proj."),
+    (r"\.att\.(norm1|norm2)\.", r".\1."),
+    (r"\.att\.ff([12])\.", r".fc\1."),
+)
+BACK = (
+    (r"^position([1-4])\.table$", r"pos_embed\1"),
+    (r"^(block[123]\.\d+)\.attn\.query\.", r"\1.att.mha.W_q."),
+    (r"^(block[123]\.\d+)\.attn\.value\.", r"\1.att.mha.W_v."),
+    (r"^(block[123]\.\d+)\.attn\.landmark\.", r"\1.att.mha.attn.Qlandmark_op."),
+    (r"^(block[123]\.\d+)\.attn\.landmark_norm\.", r"\1.att.mha.attn.Qnorm_act.0."),
+    (r"^(block[123]\.\d+)\.attn\.local\.", r"\1.att.mha.attn.conv."),
+    (r"^(block[123]\.\d+)\.attn\.proj\.", r"\1.att.mha.ff."),
+    (r"^(block[123]\.\d+)\.(norm1|norm2)\.", r"\1.att.\2."),
+    (r"^(block[123]\.\d+)\.fc([12])\.", r"\1.att.ff\2."),
+)
+# prefix of a norm's tensors, under our names: BatchNorm is the second of each three cells of a patch embedding
+NORM = re.compile(r"(^|\.)(norm|norm1|norm2|landmark_norm|proj\.[147])$")
+KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+KINDS_BACK = {ours: theirs for theirs, ours in KINDS.items()}
+
+
+def network(**arguments: Any):
+    """Build the network; see ``soft.src.softmax_free_vision_transformer.SOFT``."""
+    from soft.src.softmax_free_vision_transformer import SOFT
+
+    known = list(inspect.signature(SOFT.__init__).parameters)[1:]
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"{key} is not an argument of SOFT; there are {', '.join(known)}.{nearest(key, known)}")
+    return SOFT(**arguments)
+
+
+def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename the authors' tensors to ours, and leave out the counters of PyTorch's BatchNorm; other names are kept."""
+    renamed = {}
+    for name, value in tensors.items():
+        name = _renamed(name, NAMES)
+        prefix, _, kind = name.rpartition(".")
+        if kind != "num_batches_tracked":
+            renamed[f"{prefix}.{KINDS[kind]}" if kind in KINDS and NORM.search(prefix) else name] = value
+    return renamed
+
+
+def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename our tensors to the authors'; PyTorch does not miss the counters."""
+    renamed = {}
+    for name, value in tensors.items():
+        prefix, _, kind = name.rpartition(".")
+        name = f"{prefix}.{KINDS_BACK[kind]}" if kind in KINDS_BACK and NORM.search(prefix) else name
+        renamed[_renamed(name, BACK)] = value
+    return renamed
+
+
+def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        if re.search(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Constructor arguments that a whole set of weights, under either names, was made for.
+
+    The heads of the last stage leave no trace in the weights; they are taken to be as wide as those before, as in every
+    published variant. Nor does the normalised kernel: the file itself does not tell soft_tiny from soft_norm_tiny.
+
+    Returns:
+        An empty dict if the tensors are not those of a SOFT; no ``num_classes`` without a head.
+    """
+    ours = convert(tensors)
+    depths = tuple(_count(ours, rf"block{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    stem = ours.get("patch_embed1.proj.0.weight")
+    widths = [ours.get(f"position{stage}.table") for stage in (1, 2, 3, 4)]
+    landmarks = [ours.get(f"block{stage}.0.attn.landmark.weight") for stage in (1, 2, 3)]
+    if 0 in depths or any(tensor is None for tensor in (stem, *widths, *landmarks)):
+        return {}
+    dims = tuple(table.shape[-1] for table in widths)
+    head_dims = [kernel.shape[0] for kernel in landmarks]
+    arguments = {"in_channels": stem.shape[1], "dims": dims, "depths": depths,
+                 "num_heads": tuple(dim // width for dim, width in zip(dims, [*head_dims, head_dims[-1]]))}
+    hidden = ours.get("block1.0.fc1.weight")
+    if hidden is not None and hidden.shape[0] != 4 * dims[0]:
+        arguments["mlp_ratio"] = hidden.shape[0] / dims[0]
+    if "head.weight" in ours:
+        arguments["num_classes"] = len(ours["head.weight"])
+    return arguments
+
+
+def _count(names: Mapping[str, Any], pattern: str) -> int:
+    """One more than the highest number that ``pattern`` finds in the names."""
+    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+
+
+def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
+    """Biases, norms and the class token are not decayed; position tables are. Source: the authors' training."""
+    return len(shape) < 2 or name == "cls_token"
+
+
+SPEC = ModelSpec(
+    name="soft", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
+    log_style=LOG_STYLE,
+    default_configs={"train": "config/SOFT_config.yml", "eval": "config/SOFT_eval.yml",
+                     "export": "config/SOFT_export.yml"},
+    uses_convolutions=True,
+)
