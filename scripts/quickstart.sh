@@ -16,7 +16,7 @@ for argument in "$@"; do
     previous=$argument
 done
 
-# step NAME COMMAND...: show a command and run it; its output stays in the file OUTPUT. Stop where it fails.
+# step NAME COMMAND...: show a command and run it; stop where it fails.
 step() {
     local name=$1 word code=0
     shift
@@ -29,18 +29,20 @@ step() {
         esac
     done
     printf '\n'
-    "$@" | tee "$OUTPUT" || code=$?
-    if [ "$code" != 0 ]; then
-        printf 'error: the step "%s" failed with exit code %s; the command above repeats it.\n' "$name" "$code" >&2
-        exit "$code"
-    fi
+    "$@" || code=$?
+    case "$code" in
+        0) return ;;
+        130 | 143) printf '\nStopped in the step "%s"; run this script again to go on.\n' "$name" >&2 ;;
+        *) printf 'error: the step "%s" failed with exit code %s; the command above repeats it.\n' "$name" "$code" >&2 ;;
+    esac
+    exit "$code"
 }
 
 prepare_environment
 cd -- "$ROOT"
 PY=${PY#"$ROOT"/} # short, so that the commands can be read and copied
-OUTPUT=$(mktemp)
-trap 'rm -f -- "$OUTPUT"' EXIT
+output=$(mktemp)
+trap 'rm -f -- "$output"' EXIT
 SECONDS=0
 
 step "Write the digits as a data set" "$PY" -m common.digits write "$data"
@@ -50,8 +52,8 @@ checkpoint=''
 for file in "$run"/*-*_*.ckpt; do
     if [ -z "$checkpoint" ] || [ "$file" -nt "$checkpoint" ]; then checkpoint=$file; fi
 done
-step "Evaluate" "$PY" gmlp/eval.py --device_target CPU --ckpt_path "$checkpoint"
-accuracy=$(sed -n "s/.*'Top_1_Accuracy': \([0-9.]*\).*/\1/p" "$OUTPUT")
+step "Evaluate" "$PY" gmlp/eval.py --device_target CPU --ckpt_path "$checkpoint" | tee "$output"
+accuracy=$(sed -n "s/.*'Top_1_Accuracy': \([0-9.]*\).*/\1/p" "$output")
 [ -n "$accuracy" ] || fail "the evaluation printed no accuracy."
 
 mindir=$run/gmlp_digits.mindir
