@@ -233,6 +233,31 @@ class Evaluation(Callback):
         self.lines.emit("evaluated", **epoch_values(state), **_evaluation_values(state))
 
 
+class Pictures(Callback):
+    """Has a picture drawn every ``interval`` epochs and after the last one: ``samples_EPOCH.png`` in the run's folder.
+
+    It shows the moving average of the weights if there is one.
+    """
+
+    def __init__(self, state: TrainingState, step: TrainStep, folder: Path, interval: int,
+                 draw: Callable[[Path], None]):
+        super().__init__()
+        self.state = state
+        self.step = step
+        self.folder = folder
+        self.interval = interval
+        self.draw = draw
+
+    def on_train_epoch_end(self, run_context):
+        state = self.state
+        if state.epoch % self.interval and state.epoch != state.epochs:
+            return
+        self.step.set_train(False)
+        with self.step.moving_average():
+            self.draw(self.folder / f"samples_{state.epoch:04d}.png")
+        self.step.set_train()
+
+
 class Saving(Callback):
     """Writes the checkpoint of an epoch, and the best one."""
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -31,6 +31,8 @@ class LoadReport:
         unexpected: tensors of the checkpoint that the network lacks.
         shapes: name -> (shape in the network, shape in the checkpoint), where they differ.
         new: parameters that keep their initial values on purpose (a head for other classes).
+        resized: those of the matched that were fitted to another shape.
+        left_out: tensors of the checkpoint that are not needed.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -38,6 +40,8 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def fits(self) -> bool:
         return bool(self.matched) and not (self.missing or self.unexpected or self.shapes)
@@ -52,8 +56,11 @@ class LoadReport:
         return ", ".join(parts) or "nothing matched"
 
     def summary(self) -> str:
-        new = f", new: {', '.join(self.new)}" if self.new else ""
-        return f"{len(self.matched)} tensors loaded{new}"
+        parts = [f"{what}: {', '.join(names)}"
+                 for what, names in (("resized", self.resized), ("new", self.new)) if names]
+        if self.left_out:
+            parts.append(f"left out: {len(self.left_out)} ({_first(self.left_out)})")
+        return ", ".join([f"{len(self.matched)} tensors loaded", *parts])
 
 
 def weights_of(network: nn.Cell) -> dict[str, Parameter]:
@@ -126,7 +133,7 @@ def network_tensors(tensors: Mapping[str, np.ndarray], ema: bool = False) -> dic
 
 
 def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str | Path, *,
-              new_head: bool = False) -> LoadReport:
+              new_head: bool = False, new: Sequence[str] = ()) -> LoadReport:
     """Load tensors into a network; every parameter must be filled and every tensor used.
 
     Args:
@@ -134,6 +141,7 @@ def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str |
         tensors: parameter name -> array.
         source: the file, for the message.
         new_head: allow a head of another shape, which then keeps its initial values (fine-tuning on other classes).
+        new: other parameters that keep their initial values where the tensors lack them.
 
     Raises:
         UserError: if they do not fit, with the names. The network is unchanged then.
@@ -147,11 +155,13 @@ def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str |
             report.shapes[name] = (tuple(parameter.shape), tuple(tensors[name].shape))
         else:
             report.matched.append(name)
+    kept = set(new)
     if new_head:
-        report.new = [name for name in [*report.shapes, *report.missing] if HEAD.search(name)]
-        report.shapes = {n: s for n, s in report.shapes.items() if n not in report.new}
-        report.missing = [n for n in report.missing if n not in report.new]
-        report.unexpected = [n for n in report.unexpected if not HEAD.search(n)]
+        kept |= {name for name in [*report.shapes, *report.missing] if HEAD.search(name)}
+        report.unexpected = [name for name in report.unexpected if not HEAD.search(name)]
+    report.new = [name for name in parameters if name in kept and name not in report.matched]
+    report.missing = [name for name in report.missing if name not in kept]
+    report.shapes = {name: shapes for name, shapes in report.shapes.items() if name not in kept}
     if not report.fits():
         raise UserError(f"ckpt_path: {source} does not fit this network: {report.problem()}.")
     for name in report.matched:

@@ -70,7 +70,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
         SystemExit: with code 0 after ``--help``.
     """
     if any(word in ("--help", "-h") for word in argv):
-        sys.stdout.write(describe(spec, task))
+        sys.stdout.write(describe(spec.for_task(task), task))
         raise SystemExit(0)
     flags = _read_flags(argv)
     named = _named_file(flags, Path(model_dir))
@@ -86,6 +86,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     values = written | given
     names = frozenset(values)
     values["task"] = _task(task, written, given)
+    spec = spec.for_task(values["task"])
     values["model"] = spec.variant(values.get("model") or next(iter(spec.variants)))
     config = _build(values, given=names)
     check_paths(config, config.task)
@@ -273,6 +274,8 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
         values = values | {"data_dir": values["data_path"]}  # the name that MAE's files use
     if values.get("img_ids"):
         follows["dataset"] = "list"
+    if values.get("task") == "linprobe":
+        follows |= {"global_pool": False, "batchnorm_head": True}
     dataset = values.get("dataset", follows.get("dataset"))
     if dataset in _CLASSES:
         follows["num_classes"] = _CLASSES[dataset]

@@ -2,7 +2,7 @@
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -13,25 +13,29 @@ if MISSING:  # before anything imports them: entry points import this module fir
 
 from common import config as config_module
 from common.config import Config
+from common.config_rules import TRAINING_TASKS
 from common.context import prepare_environment
 from common.errors import UserError, user_sentence
 from common.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
+Action = Callable[[Config, ModelSpec], Any]
 
 
-def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
+def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: Action | None = None) -> None:
     """Run a task of a model and exit: 0 when it is done, 2 with one sentence for a mistake of the user.
 
     Args:
-        task: train, eval, export or infer.
+        task: a kind of training, eval, export or infer; or one of the model's own, for which ``action`` is given.
         spec: the model.
         argv: command line without the program; ``None``: that of the process.
+        action: what is done instead of the task of this name in ``common.runner``.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_environment(spec)
     try:
-        run(read_config(task, spec, arguments), spec)
+        config = read_config(task, spec, arguments)
+        (action or run)(config, spec.for_task(config.task))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -57,14 +61,15 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
         return checkpoint.load(path)[1].get("config")
 
     return config_module.load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
-                              trained_with=None if task == "train" else trained_with)
+                              trained_with=None if task in TRAINING_TASKS else trained_with)
 
 
 def run(config: Config, spec: ModelSpec) -> None:
     """Run the task that ``config.task`` names. MindSpore is imported here and not before."""
     from common import runner
 
-    tasks = {"train": runner.train, "eval": runner.evaluate, "export": runner.export, "infer": runner.predict}
+    tasks = ({"eval": runner.evaluate, "export": runner.export, "infer": runner.predict}
+             | {task: runner.train for task in spec.tasks})
     if config.task not in tasks:
         raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")
     tasks[config.task](config, spec)

@@ -195,7 +195,10 @@ class Config:
     mask_ratio: float | None = _model(None, "MAE: share of the patches that is removed", aliases=("masking_ratio",),
                                       gt=0, lt=1)
     norm_pix_loss: bool | None = _model(None, "MAE: predict pixels normalised per patch", aliases=("norm_pixel_loss",))
-    global_pool: bool | None = _model(None, "ViT: mean of the patches instead of the class token")
+    global_pool: bool | None = _model(None, "ViT: mean of the patches instead of the class token; none: true, but "
+                                      "false for linprobe")
+    batchnorm_head: bool | None = _model(None, "ViT: BatchNorm without scale and shift before the head; none: for "
+                                         "linprobe")
     layout: str | None = _model(None, "HLG: order of the parts in a stage", choices=("head", "paper"))
     norm_eps: float | None = _model(None, "epsilon of LayerNorm; none: the variant's own", gt=0)
     soft_config_path: str = _model("", "accepted for old SOFT files; no effect, the variant says it all")

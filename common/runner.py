@@ -16,36 +16,33 @@ from common.config import Config
 from common.context import Runtime, start
 from common.errors import UserError
 from common.export import choose_format, export_network, preprocessing_of
-from common.layers import apply_precision, seed_random_states
+from common.layers import apply_precision
 from common.logger import get_logger, set_up
 from common.loss import build_loss
 from common.lr import schedule
 from common.metric import EvaluationStep, Scores, evaluate as evaluate_batches
 from common.optimizer import build_optimizer
 from common.predict import Predictor, Result, expand_images, format_table, read_class_names, write_csv, write_json
+from common.restore import check_family, plain, restore, training_tensors
 from common.samples import Samples, check_classes, check_same_classes, save_classes
 from common.spec import ModelSpec
-from common.train_step import ClassifierLoss, TrainStep
+from common.train_step import ClassifierLoss, ReconstructionLoss, TrainStep
 from common.transforms import eval_transform
-
-# Keys that a resumed run cannot change, because the position in the data, or a tensor of the optimizer, depends on them.
-FIXED = ("model", "num_classes", "in_channels", "batch_size", "accumulation_steps", "opt", "ema", "seed")
-# Keys that are about this machine or this call, and may change silently when a run continues.
-FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
-        "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
-        "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "download")
 
 
 def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
-    """Train a classifier, or continue a training; everything that lasts is in ``config.ckpt_save_dir``.
+    """Train a network, or continue a training; everything that lasts is in ``config.ckpt_save_dir``.
+
+    ``pretrain`` is for a masked autoencoder, without labels and evaluation; ``linprobe`` trains the head alone.
 
     Raises:
         UserError: for any mistake in the configuration, the data or the checkpoints.
     """
     runtime = start(config)
     samples = readers.open_samples(config, "train")
-    config = _with_classes(config, samples)
-    eval_samples = readers.open_samples(config, "eval") if config.val_while_train else None
+    pretraining = config.task == "pretrain"
+    config = config if pretraining else _with_classes(config, samples)
+    eval_samples = readers.open_samples(config, "eval") if config.val_while_train and not pretraining else None
     if eval_samples is not None:
         check_same_classes(samples, eval_samples)
     global_batch = config.batch_size * config.accumulation_steps * runtime.world_size
@@ -54,6 +51,8 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
 
     logger, folder = _open_run(config, spec, runtime)
     network = build_network(config, spec)
+    if config.task == "linprobe":
+        freeze_body(network)
     step = build_step(config, spec, network, lr, runtime)
     state = callback.TrainingState(config.epochs, steps_per_epoch, global_batch, lr)
     start_epoch = restore(config, spec, step, state, folder, runtime, logger)
@@ -62,13 +61,14 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
                     "--epochs to go on, or choose another --ckpt_save_dir to start again.")
         return state
     batches = dataset.train_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size,
-                                    start_epoch=start_epoch)
+                                    start_epoch=start_epoch, noise_length=network.noise_length if pretraining else 0)
     if runtime.is_main:
         config_module.save(config, folder.folder / "config.yaml")
         save_classes(samples, folder.folder / "classes.json")
         callback.keep_history(folder.folder / "history.jsonl", start_epoch)
     logger.info(f"{spec.display_name(config.model)}: {_count(network):,} parameters, {len(samples)} training images, "
-                f"{len(samples.classes)} classes, {steps_per_epoch} steps of {global_batch} images per epoch, "
+                + ("" if pretraining else f"{len(samples.classes)} classes, ")
+                + f"{steps_per_epoch} steps of {global_batch} images per epoch, "
                 f"{runtime.world_size} x {runtime.device}, results in {folder.folder}")
 
     lines = callback.LogLines(spec.log_style, logger)
@@ -76,10 +76,12 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
                            batches.get_dataset_size(), start_epoch)
     Model(step).train(config.epochs, batches, callbacks, dataset_sink_mode=config.dataset_sink_mode,
                       sink_size=config.sink_size or -1, initial_epoch=start_epoch)
-    lines.emit("finished", train_time=time.time() - state.started, host=socket.gethostname(),
-               mean_fps=float(np.mean(state.fps)))
+    totals = {"train_time": time.time() - state.started, "host": socket.gethostname(),
+              "mean_fps": float(np.mean(state.fps))}
+    lines.emit("finished", **totals)
     if state.best_epoch:
         lines.emit("best", best=state.best, best_epoch=state.best_epoch)
+    lines.emit("closing", **totals)
     return state
 
 
@@ -175,111 +177,22 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.L
     return network, report, meta.get("classes", [])
 
 
+def freeze_body(network: nn.Cell) -> None:
+    """Let nothing be trained but the head."""
+    for parameter in network.get_parameters():
+        parameter.requires_grad = parameter.requires_grad and bool(checkpoint.HEAD.search(parameter.name))
+
+
 def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray, runtime: Runtime) -> TrainStep:
     """Assemble loss, optimizer and training step."""
     optimizer = build_optimizer(config, spec, network, lr)
-    return TrainStep(ClassifierLoss(network, build_loss(config)), network, optimizer,
+    loss = ReconstructionLoss(network) if config.task == "pretrain" else ClassifierLoss(network, build_loss(config))
+    return TrainStep(loss, network, optimizer,
                      accumulation_steps=config.accumulation_steps, loss_scale=config.loss_scale,
                      dynamic_loss_scale=config.dynamic_loss_scale, scale_window=config.loss_scale_window,
                      clip_norm=config.clip_value if config.clip_grad else None,
                      ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size,
                      mean_over_ranks=config.gradients_mean)
-
-
-def restore(config: Config, spec: ModelSpec, step: TrainStep, state: callback.TrainingState,
-            folder: checkpoint.RunFolder, runtime: Runtime, logger: logging.Logger) -> int:
-    """Fill the training step, in this order of preference, and say which.
-
-    The newest whole checkpoint of the run folder, else ``resume``, else the weights of ``ckpt_path``, else the initial
-    values.
-
-    Returns:
-        The number of epochs that are done.
-    """
-    found = folder.newest()
-    if found is None and config.resume:
-        found = (Path(config.resume), *checkpoint.load(config.resume), [])
-    epoch = 0
-    if found is not None:
-        path, tensors, meta, problems = found
-        for problem in problems:
-            logger.warning(f"{problem} The one before it is used.")
-        check_family(meta, config, spec)
-        _check_continuation(path, meta, config, state, runtime, logger)
-        _restore_step(step, tensors, path)
-        epoch = meta["epoch"]
-        state.best, state.best_epoch = meta["best"], meta["best_epoch"]
-        logger.info(f"Continuing after epoch {epoch} from {path}")
-    elif config.ckpt_path:
-        tensors, meta = checkpoint.load(config.ckpt_path)
-        weights = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", False))
-        report = checkpoint.load_into(step.network, weights, config.ckpt_path, new_head=True)
-        if step.ema_decay is not None:
-            for average, weight in zip(step.ema, step.averaged):
-                average.set_data(weight.value())
-        logger.info(f"Starting from the weights of {config.ckpt_path}: {report.summary()}")
-    else:
-        logger.info("Starting from scratch")
-    seed_random_states(step.network, config.seed + runtime.rank, int(step.micro_steps.asnumpy()))
-    return epoch
-
-
-def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
-    """Refuse a checkpoint that says it holds another model.
-
-    Raises:
-        UserError: naming both.
-    """
-    held, wanted = (meta.get("family"), meta.get("model")), (spec.name, config.model)
-    if held[0] and held != wanted:
-        raise UserError(f"the checkpoint holds {held[1]} (a {held[0]} model), but the configuration asks for "
-                        f"{wanted[1]}; give --model {held[1]} or another checkpoint.")
-
-
-def _check_continuation(path: Path, meta: dict, config: Config, state: callback.TrainingState, runtime: Runtime,
-                        logger: logging.Logger) -> None:
-    """Refuse changes that a continued run cannot follow, and name those that it can."""
-    if "epoch" not in meta:
-        raise UserError(f"resume: {path} holds weights only, not the state of a training; use --ckpt_path to start "
-                        "from its weights.")
-    before, now = meta["config"], _plain(config)
-    changed = {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}
-    for key, (old, new) in (("world_size", (meta["world_size"], runtime.world_size)),
-                            ("steps_per_epoch", (meta["steps_per_epoch"], state.steps_per_epoch))):
-        if old != new:
-            changed[key] = (old, new)
-    fixed = [key for key in changed if key in FIXED or key in ("world_size", "steps_per_epoch")]
-    if fixed:
-        what = ", ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in fixed)
-        raise UserError(f"{path} cannot be continued: {what}; choose another --ckpt_save_dir, and give --ckpt_path to "
-                        "start from its weights.")
-    free = [f"{key} {old} -> {new}" for key, (old, new) in changed.items() if key not in FREE]
-    if free:
-        logger.warning(f"Changed since the run was begun: {', '.join(free)}")
-
-
-def _restore_step(step: TrainStep, tensors: dict[str, np.ndarray], path: Path) -> None:
-    """Fill weights, optimizer, average and counters; all or nothing."""
-    state = training_tensors(step)
-    wrong = [name for name, parameter in state.items()
-             if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape)]
-    if wrong:
-        raise UserError(f"{path} cannot be continued: {len(wrong)} tensors of the training are missing or of another "
-                        f"shape ({', '.join(wrong[:4])}).")
-    for name, parameter in state.items():
-        parameter.set_data(ms.Tensor(tensors[name], parameter.dtype))
-
-
-def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
-    """Everything that a continued run needs: weights, optimizer, moving average, counters, loss scale.
-
-    Left out: what follows from the configuration or the counters (learning rates, random states), and the sums over
-    micro-batches, which are zero at the end of an epoch.
-    """
-    weights = checkpoint.weights_of(step.network)
-    return {p.name if p.name in weights or p.name.startswith(("train.", "ema.")) else f"optimizer.{p.name}": p
-            for p in step.get_parameters()
-            if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
 def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: Samples | None, step: TrainStep,
@@ -295,6 +208,11 @@ def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: 
     if eval_samples is not None:
         evaluate_now = _evaluation(config, eval_samples, step.network, runtime)
         found.append(callback.Evaluation(state, step, evaluate_now, lines, config.eval_interval, config.eval_offset))
+    if runtime.is_main and config.sample_every and spec.draw_samples:
+        def draw(path: Path) -> None:
+            spec.draw_samples(config, step.network, samples, path)
+
+        found.append(callback.Pictures(state, step, folder.folder, config.sample_every, draw))
     if runtime.is_main and config.save_checkpoint:
         contents = _contents(config, spec, samples.classes, step, state, runtime)
         found.append(callback.Saving(state, folder, config.save_checkpoint_epochs, contents, lines))
@@ -316,7 +234,7 @@ def _contents(config: Config, spec: ModelSpec, classes: list[str], step: TrainSt
               runtime: Runtime) -> Callable[[], tuple[dict, dict]]:
     """Return a function that gives the tensors and the description of a checkpoint at the time of its call."""
     def contents() -> tuple[dict, dict]:
-        meta = {"family": spec.name, "model": config.model, "classes": classes, "config": _plain(config),
+        meta = {"family": spec.name, "model": config.model, "classes": classes, "config": plain(config),
                 "epoch": state.epoch, "steps_per_epoch": state.steps_per_epoch, "world_size": runtime.world_size,
                 "best": state.best, "best_epoch": state.best_epoch, "mindspore": ms.__version__}
         return training_tensors(step), meta
@@ -345,12 +263,6 @@ def _open_run(config: Config, spec: ModelSpec, runtime: Runtime) -> tuple[loggin
 def _console(spec: ModelSpec, runtime: Runtime) -> logging.Logger:
     set_up(None, runtime.rank, spec.log_style.prefix)
     return get_logger()
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """The configuration as JSON values: tuples become lists."""
-    return {f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v
-            for f in dataclasses.fields(config) if f.name != "given"}
 
 
 def _count(network: nn.Cell) -> int:

@@ -1,5 +1,5 @@
 """ModelSpec: all that ``common`` knows of a model. Imports without MindSpore, so that wrong names are found at once."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
 import numpy as np
@@ -24,6 +24,7 @@ class LogStyle:
         evaluated_part: what ``{evaluated_part}`` becomes in an epoch with an evaluation; otherwise nothing.
         finished: training is done: train_time in seconds, mean_fps, host.
         best: training is done and there was an evaluation: best (fraction), best_epoch. It follows ``finished``.
+        closing: the very last line: what finished has.
         evaluation: eval.py's result: top1, top5, loss, seen, step_time and total_time in seconds.
     """
 
@@ -35,7 +36,21 @@ class LogStyle:
     evaluated_part: str = ""
     finished: str = ""
     best: str = ""
+    closing: str = ""
     evaluation: str = "accuracy={top1:.6f}"
+
+
+# what users of the old model zoo know: SOFT and HLG
+OLD_ZOO_STYLE = LogStyle(
+    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
+    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
+                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
+    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
+    finished="training time used={train_time:.2f}s",
+    best="last_metric[{best:.5g}]",
+    closing="ip[{host}], mean_fps[{mean_fps:.2f}]",
+    evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s, total cost time: {total_time:.4f}s",
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,13 @@ class ModelSpec:
         log_style: the family's log lines.
         default_configs: task -> YAML file in the model folder, read when no ``--config_path`` is given.
         uses_convolutions: whether the network contains k x k convolutions (the CPU needs a setting for them).
+        tasks: the kinds of training that the model offers.
+        per_task: task -> fields of this class that differ for it, such as the variants or the log lines.
+        remark: follows the sentence about an unknown variant.
+        fit: (tensors of a checkpoint by our names, network) -> the tensors that a training of this network begins with,
+            and the names of the parameters that keep their initial values; for weights of a related network.
+        draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
+            images every ``sample_every`` epochs.
     """
 
     name: str
@@ -69,6 +91,15 @@ class ModelSpec:
     log_style: LogStyle = LogStyle()
     default_configs: Mapping[str, str] = field(default_factory=dict)
     uses_convolutions: bool = False
+    tasks: tuple[str, ...] = ("train",)
+    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remark: str = ""
+    fit: Callable[[Mapping[str, np.ndarray], Any], tuple[dict[str, np.ndarray], list[str]]] | None = None
+    draw_samples: Callable[[Any, Any, Any, Any], None] | None = None
+
+    def for_task(self, task: str) -> "ModelSpec":
+        """Return what holds for one task."""
+        return replace(self, **self.per_task.get(task, {}))
 
     def variant(self, name: str) -> str:
         """Return the standard name of a variant.
@@ -76,10 +107,11 @@ class ModelSpec:
         Raises:
             UserError: if there is no such variant.
         """
-        known = {v.lower(): v for v in self.variants} | {a.lower(): v for a, v in self.aliases.items()}
+        known = {v.lower(): v for v in self.variants} | {a.lower(): v for a, v in self.aliases.items()
+                                                         if v in self.variants}
         if str(name).lower() not in known:
             raise UserError(f"model '{name}' is not a variant of {self.name}; there are "
-                            f"{', '.join(self.variants)}.{nearest(name, known)}")
+                            f"{', '.join(self.variants)}.{self.remark or nearest(name, known)}")
         return known[str(name).lower()]
 
     def display_name(self, name: str) -> str:

@@ -59,6 +59,17 @@ class ClassifierLoss(nn.Cell):
         return self.loss(self.network(images), labels)
 
 
+class ReconstructionLoss(nn.Cell):
+    """The loss that a masked autoencoder computes itself: images (B, C, H, W) and noise (B, L) -> scalar."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, images, noise):
+        return self.network(images, noise)[0]
+
+
 class TrainStep(nn.Cell):
     """Consumes one micro-batch, and updates the weights after every ``accumulation_steps`` of them.
 

@@ -112,6 +112,18 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
     assert checkpoint.load(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
 
 
+@pytest.mark.parametrize("interval, epochs", [(1, [1, 2, 3, 4]), (3, [3, 4])])
+def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
+    state, modes = callback.TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
+    network = Linear(6, 3)
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, nn.SGD(network.trainable_params(), 0.1))
+    pictures = callback.Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
+    for state.epoch in range(1, EPOCHS + 1):
+        pictures.on_train_epoch_end(None)
+        assert network.training
+    assert modes == [(tmp_path / f"samples_000{epoch}.png", False) for epoch in epochs]
+
+
 def test_curves_are_drawn(tmp_path, kept):
     train(tmp_path, kept[0])
     from PIL import Image

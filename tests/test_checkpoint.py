@@ -118,6 +118,20 @@ def test_a_new_head_keeps_its_initial_values_and_is_named():
     np.testing.assert_array_equal(network.body.weight.asnumpy(), tensors["body.weight"])
 
 
+def test_parameters_that_may_be_new_are_named_and_no_others_may_be_missing():
+    tensors = {"head.weight": np.zeros((3, 4), np.float32), "head.bias": np.zeros(3, np.float32),
+               "body.weight": np.ones((4, 4), np.float32)}
+    network = TwoLayers(4, 3)
+    report = checkpoint.load_into(network, tensors, "a.ckpt", new=["body.bias"])
+    assert report.new == ["body.bias"] and report.matched == ["body.weight", "head.weight", "head.bias"]
+    report.resized, report.left_out = ["body.weight"], [f"old.{i}" for i in range(6)]
+    assert report.summary() == ("3 tensors loaded, resized: body.weight, new: body.bias, left out: 6 (old.0, old.1, "
+                                "old.2, old.3 and 2 more)")
+    with pytest.raises(UserError, match="1 missing .body.weight"):
+        checkpoint.load_into(network, {"head.bias": tensors["head.bias"], "head.weight": tensors["head.weight"]},
+                             "a.ckpt", new=["body.bias"])
+
+
 def test_a_checkpoint_that_shares_nothing_is_refused_even_with_a_new_head():
     with pytest.raises(UserError, match="does not fit"):
         checkpoint.load_into(Linear(4, 3), {"stem.weight": np.zeros(3)}, "a.ckpt", new_head=True)

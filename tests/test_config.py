@@ -10,6 +10,7 @@ import yaml
 from common.config import (Config, check, check_paths, describe, from_mapping, load, markdown_table, network_arguments,
                            read_yaml, save)
 from common.errors import UserError
+from common.main import read_config
 from common.options import FIELDS, NAMES, SECTIONS
 from common.spec import ModelSpec
 from gmlp.src.spec import SPEC as GMLP
@@ -179,6 +180,30 @@ def test_rate_as_flag_replaces_base_rate_of_the_file():
     path = write("dataset: digits\nblr: 1.5e-4\n")
     assert run("--config", path).base_lr == 1.5e-4
     assert (run("--config", path, "--lr", "0.1").base_lr, run("--config", path, "--lr", "0.1").lr) == (None, 0.1)
+
+
+def test_a_task_has_its_own_variants_and_its_own_help(capsys):
+    spec = dataclasses.replace(SPEC, per_task={"pretrain": {"variants": {"gmlp_s": {}}, "remark": " See pretrain.py."}})
+    assert run(spec=spec).model == "gmlp_ti" and run(spec=spec, task="pretrain").model == "gmlp_s"
+    path = write("dataset: digits\ntask: pretrain\n")
+    assert run("--config", path, spec=spec).model == "gmlp_s"
+    assert sentence("--model", "gmlp_ti", spec=spec, task="pretrain").endswith("there are gmlp_s. See pretrain.py.")
+    with pytest.raises(SystemExit):
+        run("--help", spec=spec, task="pretrain")
+    assert "Variants of gmlp: gmlp_s." in capsys.readouterr().out
+
+
+def test_a_linear_probe_gets_the_class_token_and_the_batchnorm_head_unless_told_otherwise():
+    config = run(task="linprobe")
+    assert (config.global_pool, config.batchnorm_head) == (False, True)
+    assert run("--global_pool", "true", task="linprobe").global_pool
+    assert run(task="finetune").batchnorm_head is None
+
+
+def test_training_never_takes_its_configuration_from_the_weights_that_it_begins_with():
+    path = write("", "weights.ckpt")  # reading it would be an error
+    for task in ("train", "finetune", "linprobe"):
+        assert read_config(task, SPEC, ["--dataset", "digits", "--ckpt_path", path]).ckpt_path == path
 
 
 def test_train_follows_the_task_of_the_file_and_other_programs_do_not():
