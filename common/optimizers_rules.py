@@ -6,9 +6,9 @@ the decoupled decay, and its gradient centralisation leaves out widths that 16 d
 
 Each rule is a plain function of one parameter, which the compiler applies to all of them at once; a Python loop over
 300 parameters takes it a minute, and so do a tuple made by repetition and the framework's own learning rates per group.
-No ``construct`` is decorated with ``jit``, as the framework's are: in PyNative mode a decorated one goes on updating the
-old memory of a parameter after ``set_data``, so that training stands still without a word. Moments are float32 whatever
-the type of the parameter.
+No ``construct`` is decorated with ``jit``, as the framework's are: in PyNative mode a decorated one goes on updating
+the old memory of a parameter after ``set_data``, so that training stands still without a word. Moments are float32
+whatever the type of the parameter.
 
 Notation: w weight, g gradient, ``rate`` learning rate, ``decay`` weight decay, t number of the update, from 1.
 """
@@ -196,8 +196,8 @@ class Adan(UpdateRule):
     ``w <- (w - rate * (m + beta2 * v) / (sqrt(n) + eps)) / (1 + rate * decay)``
 
     Source: Xie et al. 2022, "Adan: Adaptive Nesterov Momentum Algorithm", algorithm 1 (arXiv 2208.06677), whose betas
-    are 1 minus these; the bias correction instead of special first values is that of the authors' code. Arguments as for
-    ``AdamW``.
+    are 1 minus these; the bias correction instead of special first values is that of the authors' code. Arguments as
+    for ``AdamW``.
     """
 
     def __init__(self, parameters: Sequence, lr, weight_decay: float = 0.0, beta1: float = 0.98, beta2: float = 0.92,
