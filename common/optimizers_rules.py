@@ -1,11 +1,12 @@
-"""Update rules: AdamW, NAdam, Adan, Lion, SGD, LARS, each equal to its paper's formula with decoupled weight decay.
+"""Update rules: AdamW, NAdam, Adan, Lion with decoupled weight decay, SGD and LARS with an L2 penalty.
 
 All of them are subclasses of the public ``nn.Optimizer``, so they work in ``mindspore.Model`` and in a training step of
 one's own, compiled or not. The framework's own are not used: its AdamWeightDecay lacks the bias correction and its Adam
 the decoupled decay, and its gradient centralisation leaves out widths that 16 does not divide.
 
-Each rule is a plain function of one parameter, which the compiler applies to all of them at once; a Python loop over
-300 parameters takes it a minute, and so do a tuple made by repetition and the framework's own learning rates per group.
+Each rule is a plain function of one parameter, which the compiler applies to all of them in seconds; a Python loop
+over 300 parameters takes it a minute, a tuple made by repetition or the framework's learning rates per group ten
+seconds and more.
 No ``construct`` is decorated with ``jit``, as the framework's are: in PyNative mode a decorated one goes on updating
 the old memory of a parameter after ``set_data``, so that training stands still without a word. Moments are float32
 whatever the type of the parameter.
