@@ -13,6 +13,7 @@ from common import callback
 from common.checkpoint import RunFolder
 from common.errors import UserError
 from common.metric import Scores
+from common.optimizers_rules import SGD
 from common.spec import LogStyle
 from common.train_step import ClassifierLoss, TrainStep
 from small_networks import Linear
@@ -58,7 +59,7 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_i
     network = Linear(6, 3)
     lr = np.linspace(0.1, 0.01, EPOCHS * BATCHES).astype(np.float32)
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
-                     nn.SGD(network.trainable_params(), lr.tolist()))
+                     SGD(network.trainable_params(), lr, momentum=0.0))
     state = callback.TrainingState(EPOCHS, BATCHES, BATCH, lr)
     lines = callback.LogLines(ZOO, logger)
     results = iter(scores)
@@ -116,7 +117,7 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
     state, modes = callback.TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
     network = Linear(6, 3)
-    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, nn.SGD(network.trainable_params(), 0.1))
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, SGD(network.trainable_params(), 0.1, momentum=0.0))
     pictures = callback.Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
     for state.epoch in range(1, EPOCHS + 1):
         pictures.on_train_epoch_end(None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from common.optimizers_rules import SGD
 from common.train_step import ClassifierLoss, TrainStep
 from small_networks import Linear, WithStatistics
 
@@ -12,7 +13,7 @@ FEATURES, CLASSES, LR = 12, 4, 0.5
 
 def make_step(network=None, **options):
     network = network or Linear(FEATURES, CLASSES)
-    optimizer = nn.SGD(network.trainable_params(), LR)
+    optimizer = SGD(network.trainable_params(), LR, momentum=0.0)
     return TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, optimizer, **options)
 
 
