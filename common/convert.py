@@ -9,6 +9,7 @@ import numpy as np
 
 from common.context import prepare_environment
 from common.errors import UserError
+from common.options import NETWORK_KEYS
 from common.spec import ModelSpec
 from common.tensor_files import read, read_tensors, write_safetensors
 
@@ -29,7 +30,7 @@ def describe(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: A
 
     Returns:
         The variant and the arguments that go beyond it, as in a configuration. For sizes that no variant has, the first
-        variant with all sizes given.
+        variant that has arguments of these names, with all sizes given.
 
     Raises:
         UserError: for tensors of something else, or of another variant than ``model``.
@@ -48,7 +49,7 @@ def describe(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: A
             held = ", ".join(f"{key} {found[key]} instead of {spec.variants[variant][key]}" for key in wrong)
             raise UserError(f"model: the file does not hold {spec.display_name(variant)}: it has {held}.")
     else:
-        variant = next((v for v in spec.variants if not differing(v)), next(iter(spec.variants)))
+        variant = min(spec.variants, key=lambda v: (bool(differing(v)), -len(set(spec.variants[v]) & set(found))))
     settings = {key: value for key, value in found.items() if spec.variants[variant].get(key) != value}
     return variant, settings | ({} if num_classes is None else {"num_classes": num_classes})
 
@@ -78,6 +79,8 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
         say(f"new, with initial values: {', '.join(report.new)}")
     say(_variant(spec, variant, settings))
     weights = checkpoint.weights_of(network)
+    if not settings.get("num_classes", 1):
+        settings.pop("num_classes")  # weights without a head fit any number of classes
     meta = {"family": spec.name, "model": variant, "source": path.name, "config": {"model": variant, **settings}}
     checkpoint.save(out, weights, meta)
 
@@ -100,11 +103,18 @@ def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out:
         say(f"ignored: {len(tensors) - len(ours)}, state of the training"
             + (" and the weights before averaging" if average else ""))
     variant, settings = describe(spec, ours, architecture, model)
+    settings = _trained_with(meta) | settings
     network = spec.build(variant, **settings)
     report = checkpoint.load_into(network, ours, path)
     say(f"matched: {len(report.matched)}")
     say(_variant(spec, variant, settings))
     write_safetensors(out, spec.restore(ours))
+
+
+def _trained_with(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the network that a checkpoint names; some, such as heads, cannot be seen in shapes."""
+    held = meta.get("config", {})
+    return {key: held[key] for key in NETWORK_KEYS if held.get(key) is not None}
 
 
 def _say_differences(say: Say, network: Mapping[str, Sequence[int]], tensors: Mapping[str, np.ndarray]) -> None:

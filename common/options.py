@@ -176,10 +176,10 @@ class Config:
     # model
     model: str = _model("", "variant of the network", aliases=("backbone", "variant", "model_name"))
     ckpt_path: str = _model("", "checkpoint with the weights to begin with, to evaluate or to export", path=True,
-                            aliases=("pretrained", "use_ckpt", "checkpoint_path", "chcekpoint_path", "ckpt_file"),
-                            convert=_checkpoint)
+                            aliases=("pretrained", "use_ckpt", "checkpoint_path", "chcekpoint_path", "ckpt_file",
+                                     "ckpt"), convert=_checkpoint)
     drop_path_rate: float | None = _model(None, "probability of dropping a residual branch; none: the variant's own",
-                                          ge=0, lt=1)
+                                          aliases=("dropout",), ge=0, lt=1)
     patch_size: int | tuple[int, ...] | None = _model(None, "side of a patch in pixels; none: the variant's own", ge=1)
     embed_dim: int | None = _model(None, "width of the tokens; none: the variant's own", aliases=("encoder_dim",), ge=1)
     depth: int | None = _model(None, "number of blocks; none: the variant's own", aliases=("encoder_layers",), ge=1)
@@ -226,7 +226,8 @@ class Config:
                                aliases=("lr_decay_mode",),
                                choices={"cosine_decay": (), "cosine": ("cos",), "exponential": ("exp",),
                                         "polynomial": ("poly",), "step": ("steps",), "linear": (), "constant": ()})
-    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", aliases=("lr_max",), gt=0)
+    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", gt=0,
+                        aliases=("lr_max", "learning_rate"))
     base_lr: float | None = _schedule(None, "learning rate per 256 images of the global batch; replaces lr",
                                       aliases=("blr",), gt=0)
     min_lr: float = _schedule(0.0, "learning rate at the end", aliases=("lr_min", "end_learning_rate", "lr_end"), ge=0)
@@ -305,7 +306,8 @@ class Config:
     file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"))
     file_name: str = _export("", "exported file, the ending may be left out; empty: the name of the variant", path=True)
     model_file: str = _export("", "exported file to predict with, instead of a checkpoint", path=True)
-    image: str = _export("", "image, folder or pattern to predict", path=True)
+    image: str = _export("", "image, folder or pattern to predict or to look at", path=True)
+    out: str = _export("", "picture to write (PNG), of programs that draw one", path=True)
     top_k: int = _export(5, "classes shown per image", ge=1)
     class_names: str = _export("", "file with one class name per line, or a JSON list", path=True)
     json: str = _export("", "file for the predictions as JSON", path=True)

@@ -1,0 +1,11 @@
+"""Train a linear classifier on a frozen encoder: ``python mae/linprobe.py --ckpt_path FILE.ckpt --data_dir DIR``."""
+import sys
+from pathlib import Path
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.main import main
+from mae.src.spec import SPEC
+
+if __name__ == "__main__":
+    main("linprobe", SPEC)

@@ -1,0 +1,14 @@
+"""Train as the configuration's ``task`` says, without one a ViT from scratch.
+
+``python mae/train.py --config_path config/vit-base-p16.yaml --data_dir /path/to/imagenet``
+"""
+import sys
+from pathlib import Path
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.main import main
+from mae.src.spec import SPEC
+
+if __name__ == "__main__":
+    main("train", SPEC)
