@@ -185,6 +185,8 @@ class Config:
     depth: int | None = _model(None, "number of blocks; none: the variant's own", aliases=("encoder_layers",), ge=1)
     depths: tuple[int, ...] | None = _model(None, "number of blocks per stage; none: the variant's own", ge=0)
     dims: tuple[int, ...] | None = _model(None, "width per stage; none: the variant's own", ge=1)
+    channels: int | None = _model(None, "ConvMLP: width of the maps before the first stage", ge=1)
+    n_conv_blocks: int | None = _model(None, "ConvMLP: blocks of convolutions before the first stage", ge=1)
     num_heads: int | tuple[int, ...] | None = _model(None, "attention heads (per stage); none: the variant's own",
                                                      aliases=("encoder_num_heads",), ge=1)
     mlp_ratio: int | float | tuple[float, ...] | None = _model(
