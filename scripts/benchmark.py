@@ -1,0 +1,398 @@
+"""Speed and memory of training, inference and data loading, for every variant of every model.
+
+    python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
+    python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch
+    python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
+
+Every measurement runs in a process of its own, so that its peak memory is its own, and what is compared runs in turn,
+step by step, so that the load of the machine hits both alike. The images of training and inference are random numbers.
+A training step is that of a real run: forward, cross entropy, backward, clipping by global norm 1, AdamW.
+"""
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections import deque
+from contextlib import ExitStack
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+import numpy as np
+
+from common import config as config_module
+from common.context import prepare_environment
+from common.errors import UserError, nearest
+from common.measure import Measurement, Step, machine
+from common.options import FIELDS, Config
+from common.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+MODES = ("train", "infer", "both", "data")
+SHOWN = ("config_path", "data_dir", "batch_size", "image_size", "device_target", "amp_level")  # in --help
+BATCH_SIZE = 16  # of training and inference, unless given
+TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
+    f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
+OURS, TORCH, PIPELINE, PLAIN = "MindSpore", "PyTorch", "pipeline", "plain PIL loop"
+LR, CLIP = 1e-3, 1.0
+
+
+# what is measured: each function runs in a fresh process, and returns facts and the function of one step
+
+def our_network(config: Config, mode: str, steps: int) -> tuple[dict, Step]:
+    """A network of this repository, training or predicting."""
+    spec = find_model(config.model)
+    prepare_environment(spec)
+    import mindspore as ms
+
+    from common import context, runner
+
+    runtime = context.start(config)
+    network = runner.build_network(config, spec)
+    inputs = [ms.Tensor(array) for array in random_batch(config, getattr(network, "noise_length", 0))]
+    if mode == "train":
+        step = runner.build_step(config, spec.for_task(config.task), network, np.full(steps, LR, np.float32), runtime)
+    else:
+        step = network.set_train(False)
+        inputs = inputs if config.task == "pretrain" else inputs[:1]
+
+    def run() -> None:
+        result = step(*inputs)
+        (result[0] if isinstance(result, tuple) else result).asnumpy()  # waits for the device
+
+    return {"framework": f"MindSpore {ms.__version__}", "device": runtime.device,
+            "threads": config.num_threads or "its own choice",
+            "parameters": sum(p.size for p in network.trainable_params())}, run
+
+
+def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
+    """The same network of timm."""
+    import timm
+    import torch
+
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    place = "cuda" if device == "GPU" else "cpu"
+    own_rate = find_model(config.model).variants[config.model].get("drop_path_rate", 0.0)
+    network = timm.create_model(
+        TIMM[config.model], num_classes=config.num_classes, img_size=config.image_size, in_chans=config.in_channels,
+        drop_path_rate=own_rate if config.drop_path_rate is None else config.drop_path_rate).to(place)
+    images, labels = (torch.from_numpy(array).to(place) for array in random_batch(config))
+    labels = labels.long()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=config.weight_decay)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        loss.item()
+
+    def infer() -> None:
+        with torch.inference_mode():
+            network(images).cpu()
+
+    network.train(mode == "train")
+    return {"framework": f"PyTorch {torch.__version__}, timm {timm.__version__}", "device": device,
+            "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in network.parameters())
+            }, train if mode == "train" else infer
+
+
+def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
+    """The training batches as a training gets them; ``run`` takes ``steps`` of them from the running pipeline."""
+    prepare_environment(find_model(config.model))
+    from common import dataset, readers
+
+    samples = readers.open_samples(config, "train")
+    batches = dataset.train_batches(config, samples, rank=0, world_size=1)
+    workers = batches.num_parallel_workers
+    warm = 4 * workers  # fills what waits between the stages, so that the rest comes as fast as it is made
+    epochs = 1 + -(-(warm + steps) // batches.get_dataset_size())
+    iterator = batches.create_tuple_iterator(num_epochs=epochs)
+    stream = (batch for _ in range(epochs) for batch in iterator)
+    exhaust(islice(stream, warm))
+    return {"workers": workers, "images": len(samples)}, lambda: exhaust(islice(stream, steps))
+
+
+def plain_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
+    """Batches of the same kind, made one after the other by a plain loop."""
+    from common import dataset, readers
+    from common.transforms import statistics
+
+    samples = readers.open_samples(config, "train")
+    source = dataset.TrainBatches(config, samples, 0, 1)
+    mean, std = (np.array(values, np.float32) for values in statistics(config))
+    rng = np.random.default_rng(0)
+
+    def batches() -> Iterator[Any]:
+        for number in count():
+            arrays, labels = [], []
+            for index in source.indices(*divmod(number, len(source))):
+                image = samples.load(index)
+                arrays += [plain_image(image, transform, mean, std, rng) for transform in source.transforms]
+                labels.append(samples.labels[index])
+            images, labels = np.stack(arrays), np.array(labels)
+            yield source.mixer(images, labels, rng) if source.mixer else (images, labels)
+
+    stream = batches()
+    next(stream)
+    return {"workers": 1, "images": len(samples)}, lambda: exhaust(islice(stream, steps))
+
+
+def plain_image(image: Any, transform: Any, mean: np.ndarray, std: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Do what a ``TrainTransform`` does to an image as a textbook writes it; float32 (C, size, size)."""
+    from PIL import Image
+
+    image = transform.crop(image.convert("L") if transform.grey else image, rng)
+    if rng.random() < transform.hflip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < transform.vflip:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    image = transform.augment(image, rng)
+    if transform.jitter:
+        image = transform.jitter(image, rng)
+    pixels = np.asarray(image, np.float32).reshape(transform.size, transform.size, -1) / 255
+    array = ((pixels - mean) / std).transpose(2, 0, 1)
+    transform.erase(array, rng)
+    return array
+
+
+def exhaust(iterator: Iterator[Any]) -> None:
+    """Take everything from an iterator, and keep nothing."""
+    deque(iterator, maxlen=0)
+
+
+def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return images float32 (B, C, H, W), and labels int32 (B,) or the noise float32 (B, L) of a masked autoencoder."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((config.batch_size, config.in_channels, config.image_size, config.image_size))
+    if noise_length:
+        return images.astype(np.float32), rng.random((config.batch_size, noise_length), np.float32)
+    return images.astype(np.float32), rng.integers(0, config.num_classes, config.batch_size).astype(np.int32)
+
+
+# what the user asked for
+
+def find_model(name: str) -> ModelSpec:
+    """Return the model that has a variant of this name, from all model folders.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folders = [path.parents[1].name for path in sorted(ROOT.glob("*/src/spec.py"))]
+    specs = [importlib.import_module(f"{folder}.src.spec").SPEC for folder in folders]
+    known = {known_name.lower(): spec for spec in specs for known_name in (*spec.variants, *spec.aliases)}
+    if name.lower() not in known:
+        variants = ", ".join(variant for spec in specs for variant in spec.variants)
+        raise UserError(f"model: '{name}' is not a variant of any model here; there are {variants}."
+                        f"{nearest(name, known)}")
+    return known[name.lower()]
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes become sentences."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; --help shows all options.")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Return the options of this program, and those of the configuration as name -> text."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+                    epilog="Every other key of the configuration is an option too, such as --depth 2 or --num_workers "
+                           "8; train.py --help lists them.")
+    parser.add_argument("--model", required=True, help="variant of any model, such as gmlp_ti")
+    parser.add_argument("--mode", choices=MODES, default="both", help="both: train and infer; data: the pipeline alone")
+    parser.add_argument("--steps", type=int, help="steps that count (10), or batches in each round of --mode data (20)")
+    parser.add_argument("--rounds", type=int, default=3, help="--mode data: fresh processes for each side (3)")
+    parser.add_argument("--pynative", action="store_true", help="op by op instead of compiled")
+    parser.add_argument("--against", choices=("torch",), help="measure timm's network beside ours")
+    parser.add_argument("--threads", help="CPU threads of either framework; by default each decides")
+    parser.add_argument("--json", help="file for all numbers")
+    parser.add_argument("--config_path", help="configuration of --mode data")
+    for name in SHOWN[1:]:
+        parser.add_argument(f"--{name}", help=FIELDS[name].metadata["help"])
+    arguments, rest = parser.parse_known_args(argv)
+    values = {name: getattr(arguments, name) for name in SHOWN if getattr(arguments, name) is not None}
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or rest):
+            raise UserError(f"'{name}' (command line) is neither an option with a value nor the value of one.")
+        values[name[2:]] = value if equals else rest.pop(0)
+    if arguments.mode == "data" and arguments.against:
+        raise UserError("against: the data pipeline is always compared with a plain PIL loop; leave --against out.")
+    for name in ("steps", "rounds"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"{name}: {getattr(arguments, name)} is not a positive number.")
+    return arguments, values
+
+
+def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Config:
+    """Return the configuration that is measured.
+
+    Raises:
+        UserError: for anything that does not fit.
+    """
+    spec = find_model(arguments.model)
+    variant = spec.variant(arguments.model)
+    task = "train" if variant in spec.for_task("train").variants else "pretrain"  # pretrain: a masked autoencoder
+    threads = {"num_threads": arguments.threads} if arguments.threads else {}
+    if arguments.mode == "data":
+        flags = {"model": variant} | threads | values
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        return config_module.load(words, task=task, spec=spec, model_dir=ROOT / spec.name)
+    if "config_path" in values:
+        raise UserError("config_path: a configuration file is read by --mode data alone; training and inference take "
+                        "options of the network, such as --image_size.")
+    given = {"batch_size": BATCH_SIZE, "opt": "adamw", "clip_grad": True, "clip_value": CLIP} | threads | values
+    given |= {"model": variant, "task": task, "mode": "pynative" if arguments.pynative else "graph"}
+    return config_module.from_mapping(given, "command line")
+
+
+def check_comparison(config: Config) -> None:
+    """Hold that PyTorch can run the same network.
+
+    Raises:
+        UserError: if not.
+    """
+    if config.model not in TIMM:
+        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}. Leave "
+                        "--against out.")
+    missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"against: torch needs {' and '.join(missing)}, which is not installed here; pip install torch "
+                        "timm.")
+    changed = config_module.network_arguments(config)
+    if changed or config.amp_level != "O0":
+        raise UserError(f"against: timm's {TIMM[config.model]} is compared as published and in float32; leave out "
+                        f"{', '.join(changed) or 'amp_level'}.")
+
+
+# the story
+
+def compare_networks(config: Config, mode: str, steps: int, against: bool) -> list[dict[str, Any]]:
+    """Measure a network, and PyTorch's in turn with it where that is asked for."""
+    steps += 2  # one to compile, one to warm up
+    say(f"{mode}: building and compiling")
+    with ExitStack() as processes:
+        sides = [processes.enter_context(Measurement(OURS, our_network, config, mode, steps))]
+        if against:
+            device = sides[0].facts["device"]
+            if device == "Ascend":
+                raise UserError("against: PyTorch is compared on a CPU or a GPU; add --device_target CPU.")
+            sides.append(processes.enter_context(Measurement(TORCH, torch_network, config, mode, device)))
+            ours, theirs = (side.facts["parameters"] for side in sides)
+            if ours != theirs:
+                raise UserError(f"against: {config.model} has {ours} parameters here and {theirs} in timm, so the "
+                                "networks are not the same.")
+        for number in range(steps):
+            times = [f"{side.name} {side.step():.3f} s" for side in sides]
+            say(f"{mode}: step {number + 1} of {steps}: {', '.join(times)}")
+        for side in sides:
+            side.finish()
+    return [numbers(side, mode, config.batch_size) for side in sides]
+
+
+def numbers(side: Measurement, mode: str, images: int) -> dict[str, Any]:
+    """Return the result of a network with so many images per step; the first two steps do not count."""
+    wall, cpu = np.array(side.seconds[2:]).T
+    return {"mode": mode, "name": side.name, **side.facts, "first_step_s": side.seconds[0][0],
+            "step_s": float(np.median(wall)), "fastest_s": float(wall.min()), "cpu_s": float(np.median(cpu)),
+            "images_per_s": images / float(np.median(wall)), "peak_bytes": side.peak, "steps_s": wall.tolist()}
+
+
+def compare_pipelines(config: Config, steps: int, rounds: int) -> list[dict[str, Any]]:
+    """Measure the data pipeline and the plain loop in turn, in fresh processes."""
+    results = {}
+    for _ in range(rounds):
+        for name, build in ((PIPELINE, our_pipeline), (PLAIN, plain_pipeline)):
+            with Measurement(name, build, config, steps) as side:
+                rate = steps * config.batch_size / side.step()
+                side.finish()
+            say(f"data: {name} {rate:.0f} images/s")
+            empty = {"mode": "data", "name": name, "rates": [], "peak_bytes": 0}
+            result = results.setdefault(name, empty | side.facts)
+            result["rates"].append(rate)
+            result["peak_bytes"] = max(result["peak_bytes"], side.peak)
+    for result in results.values():
+        result["images_per_s"] = float(np.median(result["rates"]))
+        result["images_per_s_per_worker"] = result["images_per_s"] / result["workers"]
+    return list(results.values())
+
+
+def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return ours / theirs of the pairs that ran in turn: time (median of neighbouring steps), CPU time, memory."""
+    found = {}
+    for ours, theirs in zip(results, results[1:]):
+        if (ours["name"], theirs["name"]) == (OURS, TORCH):
+            found[ours["mode"]] = {
+                "time": float(np.median(np.divide(ours["steps_s"], theirs["steps_s"]))),
+                "cpu_time": ours["cpu_s"] / theirs["cpu_s"], "memory": ours["peak_bytes"] / theirs["peak_bytes"]}
+        elif (ours["name"], theirs["name"]) == (PIPELINE, PLAIN):
+            speed = float(np.median(np.divide(ours["rates"], theirs["rates"])))
+            found["data"] = {"speed": speed, "speed_per_worker": speed / ours["workers"]}
+    return found
+
+
+def report(config: Config, results: list[dict[str, Any]], found: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the results as text."""
+    lines = [""]
+    for r in results:
+        memory = f"peak memory {r['peak_bytes'] / 1e9:.2f} GB"
+        if r["mode"] == "data":
+            lines.append(f"data   {r['name']:<15}{r['images_per_s']:9.1f} images/s, workers: {r['workers']}, per "
+                         f"worker {r['images_per_s_per_worker']:.1f}, {memory} of the main process")
+        else:
+            lines.append(f"{r['mode']:<7}{r['name']:<10}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
+                         f"(median of {len(r['steps_s'])}; fastest {r['fastest_s']:.3f}, CPU time {r['cpu_s']:.3f}), "
+                         f"first step {r['first_step_s']:.1f} s, {memory}, threads: {r['threads']}")
+    for mode, ratio in found.items():
+        sides = f"{PIPELINE} / {PLAIN}" if mode == "data" else f"{OURS} / {TORCH}"
+        lines.append(f"{mode:<7}{sides}: {', '.join(f'{key} {value:.2f}' for key, value in ratio.items())}"
+                     .replace("_", " "))
+    first = results[0]
+    size = f"batches of {config.batch_size} x {config.in_channels} x {config.image_size} x {config.image_size}"
+    what = [config.model, size] if first["mode"] == "data" else [
+        config.model, f"{first['parameters']:,} parameters", size, first["device"], config.amp_level,
+        f"{config.mode} mode", *dict.fromkeys(r["framework"] for r in results)]
+    return "\n".join([", ".join(what), *lines[1:]])
+
+
+def say(text: str) -> None:
+    """Tell how far the measurement is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and report; exit code 2 with one sentence for a mistake of the user."""
+    try:
+        arguments, values = parse(sys.argv[1:] if argv is None else argv)
+        config = configure(arguments, values)
+        if arguments.against:
+            check_comparison(config)
+        before = machine()
+        if arguments.mode == "data":
+            results = compare_pipelines(config, arguments.steps or 20, arguments.rounds)
+        else:
+            modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
+            results = [result for mode in modes
+                       for result in compare_networks(config, mode, arguments.steps or 10, bool(arguments.against))]
+        found = ratios(results)
+        print(report(config, results, found))
+        print("{processor}, {cores} cores, load {load} before".format(**before), f"and {machine()['load']} after")
+        if arguments.json:
+            everything = {"machine": before, "model": config.model, "batch_size": config.batch_size,
+                          "image_size": config.image_size, "results": results, "ratios": found}
+            Path(arguments.json).write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
