@@ -136,8 +136,11 @@ class ModelSpec:
         Raises:
             UserError: for an unknown variant, or for arguments that do not fit together.
         """
+        from common.context import prepare_environment  # which imports this module
+
         arguments = dict(self.variants[self.variant(variant)])
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
         arguments.update(overrides, num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+        prepare_environment(self)  # for programs other than the entry points: notebooks, tests
         return self.network(**arguments)
