@@ -54,7 +54,7 @@ class Runtime:
 
 
 def prepare_environment(spec: ModelSpec) -> None:
-    """Set the environment variables of MindSpore and its libraries, before they read them; what the user has set is kept.
+    """Set the environment variables of MindSpore and its libraries before they read them; what the user has set is kept.
 
     MindSpore's own are read when it is imported, that of its oneDNN at the first operation. Its CPU convolutions with
     kernels over 1 x 1 fall into a scalar reference kernel on machines with AVX-512 (measured: 18 times slower for a
