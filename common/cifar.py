@@ -57,6 +57,11 @@ class Layout:
         """Bytes of one record."""
         return self.label_bytes + _PIXELS
 
+    @property
+    def test_folder(self) -> str:
+        """A folder for the test file alone, which ConvMLP's original instructions have beside that of the archive."""
+        return f"cifar-{self.classes}-val-bin"
+
 
 LAYOUTS = {
     "cifar10": Layout("cifar10", "CIFAR-10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
@@ -106,7 +111,8 @@ def _find(bases: list[Path], layout: Layout, split: str) -> list[Path]:
     """Return the files of a split in the first folder that has them, in the order of their numbers."""
     pattern = layout.train if split == "train" else layout.test
     for base in bases:
-        for folder in (base, base / layout.folder):
+        apart = [base.with_name(layout.test_folder) if base.name == layout.folder else base / layout.test_folder]
+        for folder in (base, *(apart if split == "eval" else []), base / layout.folder):
             files = [file for file in folder.glob(pattern) if file.is_file()]
             if files:
                 return sorted(files, key=lambda file: (len(file.name), file.name))
@@ -133,9 +139,9 @@ def _find_or_get(config: Config, layout: Layout, split: str) -> list[Path]:
         where = " or ".join(dict.fromkeys(str(base) for base in bases))
         markers = [archive.marker_of(home / layout.archive, home) for home in homes]
         where += "".join(f" (though {m} says it was unpacked: delete that file)" for m in markers[:1] if m.exists())
-        raise UserError(f"{where} lacks the {'training' if split == 'train' else 'test'} files of {layout.title} "
-                        f"({layout.expected}); set download: true, or put them or {layout.archive} from "
-                        f"{ADDRESS}/{layout.archive} there.")
+        raise UserError(f"data_dir: {where} lacks the {'training' if split == 'train' else 'test'} files of "
+                        f"{layout.title} ({layout.expected}); set download: true, or put them or {layout.archive} from "
+                        f"{ADDRESS}/{layout.archive} there (working directory {Path.cwd()}).")
     if split == "eval" and config.eval_dir and Path(config.eval_dir) not in list(files[0].parents)[:2]:
         logger.warning("eval_dir %s has no %s; %s is used", config.eval_dir, layout.test, files[0])
     return files

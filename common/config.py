@@ -17,6 +17,7 @@ from common.config_rules import TRAINING_TASKS, check, check_paths
 from common.errors import UserError, nearest
 from common.options import FIELDS, NAMES, NETWORK_KEYS, SECTIONS, Config
 from common.spec import ModelSpec
+from common.storage import on_cloud
 
 __all__ = ["Config", "check", "check_paths", "describe", "from_mapping", "load", "markdown_table",
            "network_arguments", "read_yaml", "save"]
@@ -27,6 +28,7 @@ _COMMAND_LINE = "command line"
 _OF_CHECKPOINT = [name for name, field in FIELDS.items() if field.metadata["section"] in ("data", "augment", "model")
                   and name not in ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers",
                                    "download", "on_error")]
+_INPUTS = ("data_dir", "eval_dir", "ckpt_path")
 _CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -76,7 +78,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     named = _named_file(flags, Path(model_dir))
     default = Path(model_dir) / spec.default_configs.get(task, "")
     file = named or (default if default.is_file() else None)
-    written = _canonical(read_yaml(file), str(file)) if file else {}
+    written = _found(_canonical(read_yaml(file), str(file)), Path(model_dir)) if file else {}
     given = _canonical(flags, _COMMAND_LINE)
     checkpoint = (written | given).get("ckpt_path", "")
     if named is None and trained_with is not None and Path(checkpoint).is_file():
@@ -91,6 +93,12 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     config = _build(values, given=names)
     check_paths(config, config.task)
     return config
+
+
+def _found(written: dict[str, Any], model_dir: Path) -> dict[str, Any]:
+    """Look for what a file calls ``./data`` in the model's folder, where it is not below the working directory."""
+    return written | {name: str(model_dir / path) for name in _INPUTS if (path := written.get(name))
+                      and not Path(path).exists() and (model_dir / path).exists()}
 
 
 def _of_checkpoint(held: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +282,8 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
         values = values | {"data_dir": values["data_path"]}  # the name that MAE's files use
     if values.get("img_ids"):
         follows["dataset"] = "list"
+    if on_cloud(values, os.environ):
+        follows["enable_modelarts"] = True
     if values.get("task") == "linprobe":
         follows |= {"global_pool": False, "batchnorm_head": True}
     dataset = values.get("dataset", follows.get("dataset"))

@@ -2,6 +2,7 @@
 import re
 from pathlib import Path
 
+from common.cifar import LAYOUTS
 from common.coerce import describe_kind, within_limits
 from common.errors import UserError
 from common.options import FIELDS, Config
@@ -68,13 +69,13 @@ def check_paths(config: Config, task: str) -> None:
 
 def _check_data(config: Config, task: str) -> None:
     is_list = config.eval_dir.lower().endswith(".json")  # its images, and perhaps the list itself, are in data_dir
-    if task == "eval" and config.eval_dir and not is_list:
+    if task == "eval" and config.eval_dir and not is_list and config.dataset not in LAYOUTS:
         _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
         return
     if not config.data_dir:
         raise UserError(f"data_dir: empty, but dataset: {config.dataset} has to be read from somewhere; give "
                         "--data_dir (also --dataset_path) the folder of the data set.")
-    if not config.download:
+    if not config.download and config.dataset not in LAYOUTS:  # CIFAR's archive may lie beside the folder: see its reader
         _check_exists("data_dir", config.data_dir, "the folder of the data set")
         if task in ("train", "finetune", "linprobe") and config.val_while_train and not is_list:
             _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
