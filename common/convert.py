@@ -165,12 +165,23 @@ def verify(network: Any, in_channels: int, image_size: tuple[int, int]) -> list[
             "top five: " + ", ".join(f"class {k} {probabilities[k]:.4f}" for k in best)]
 
 
-def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None = None) -> None:
-    """Run ``pth2ckpt.py`` of a model and exit: 0 when the file is written, 2 with one sentence for a mistake."""
+def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None = None, *, published: str = "",
+         address: str = "") -> None:
+    """Run ``pth2ckpt.py`` of a model and exit: 0 when the file is written, 2 with one sentence for a mistake.
+
+    Args:
+        spec: the model.
+        architecture: constructor arguments that tensors imply.
+        argv: command line without the program; ``None``: that of the process.
+        published: pattern of the authors' file names, one of which is looked for when none is named.
+        address: where the authors publish them.
+    """
     parser = argparse.ArgumentParser(
         prog="pth2ckpt.py", description=f"Convert {spec.name} weights: .pth or .safetensors to .ckpt, or a .ckpt back "
         "to .safetensors with the authors' names.", allow_abbrev=False)
-    parser.add_argument("--ckpt_path", required=True, help="file with weights: .pth, .pt, .bin, .safetensors or .ckpt")
+    default = f" (default: {published}, here or in checkpoint/)" if published else ""
+    parser.add_argument("--ckpt_path", required=not published, default="", help="file with weights: .pth, .pt, .bin, "
+                        f".safetensors or .ckpt{default}")
     parser.add_argument("--model", default="", help="variant to expect (default: found from the shapes): "
                         + ", ".join(spec.variants))
     parser.add_argument("--out", default="", help="file to write (default: beside the input, with the other suffix)")
@@ -181,10 +192,23 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
     options = parser.parse_args(argv)
     prepare_environment(spec)
     try:
+        options.ckpt_path = options.ckpt_path or _published(spec, published, address)
         _run(options, spec, architecture)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _published(spec: ModelSpec, pattern: str, address: str) -> str:
+    """Find the one file of the authors that lies in the working directory or the model's folder, or in checkpoint/."""
+    homes = [Path.cwd(), Path(__file__).resolve().parents[1] / spec.name]
+    folders = dict.fromkeys(folder for home in homes for folder in (home, home / "checkpoint"))
+    found = [file for folder in folders for file in sorted(folder.glob(pattern))]
+    if len(found) != 1:
+        what = (f"there are {', '.join(map(str, found))}" if found
+                else f"no {pattern} is in {', '.join(map(str, folders))}, and the authors' are at {address}")
+        raise UserError(f"ckpt_path: name the file to convert (--ckpt_path FILE.pth); {what}.")
+    return str(found[0])
 
 
 def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architecture) -> None:

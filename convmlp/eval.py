@@ -1,4 +1,4 @@
-"""Evaluate ConvMLP: ``python convmlp/eval.py --ckpt_path FILE.ckpt --data_dir /path/to/imagenet``."""
+"""Evaluate ConvMLP: ``python convmlp/eval.py --ckpt_path FILE.ckpt --dataset_choose cifar10``."""
 import sys
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train ConvMLP: ``python convmlp/train.py --config_path config/convmlp_Ti.yaml --data_dir /path/to/imagenet``."""
+"""Train or fine-tune ConvMLP: ``python convmlp/train.py --dataset_choose cifar10 --pretrained FILE.ckpt``."""
 import sys
 from pathlib import Path
 
