@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Train a model on the CPU with several processes, through MindSpore's launcher msrun.
+# Results: scripts/train_parallel_cpu<i>/ (log, env.log, pid, exit_code, outputs/), i from 0.
+#   bash scripts/run_distribute_train_cpu.sh [MODEL] CONFIG_PATH [--key value ...]
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+. "$(dirname -- "$0")/_lib.sh"
+
+launch distribute cpu train '' "$@"
