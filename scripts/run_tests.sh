@@ -3,14 +3,18 @@
 #   bash scripts/run_tests.sh                      everything
 #   bash scripts/run_tests.sh -k name              and any other arguments of pytest
 #   bash scripts/run_tests.sh tests/test_lr.py     one file
-# ZOO_TEST_LIMIT: seconds after which the run is ended, 1700 unless given.
+# ZOO_TEST_LIMIT: seconds after which the run is ended, 1700 unless given. ZOO_TEST_WORKERS: processes, 1 unless given.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname -- "$0")/_env.sh"
 
 prepare_environment
-if ! "$PY" -c 'import pytest' 2>/dev/null; then
-    [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY has no pytest: install it there."
-    pip_install pytest==9.2.0 || fail "pip could not install pytest."
+need=(pytest==9.2.0) modules=pytest workers=()
+if [ -n "${ZOO_TEST_WORKERS:-}" ]; then
+    need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist loadfile)
+fi
+if ! "$PY" -c "import $modules" 2>/dev/null; then
+    [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY lacks one of $modules: pip install ${need[*]}"
+    pip_install "${need[@]}" || fail "pip could not install ${need[*]}."
 fi
 
 TMPDIR=$(mktemp -d)
@@ -28,6 +32,6 @@ if command -v timeout >/dev/null; then
 fi
 code=0
 ${limit[@]+"${limit[@]}"} "$PY" -m pytest -c "$ROOT/tests/pytest.ini" --rootdir "$ROOT/tests" \
-    ${what[@]+"${what[@]}"} "$@" || code=$?
+    ${workers[@]+"${workers[@]}"} ${what[@]+"${what[@]}"} "$@" || code=$?
 case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-1700} s." >&2 ;; esac
 exit "$code"
