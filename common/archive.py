@@ -6,6 +6,7 @@ looks finished.
 import hashlib
 import http.client
 import logging
+import math
 import os
 import shutil
 import tarfile
@@ -28,7 +29,8 @@ _CHUNK = 1 << 20
 logger = logging.getLogger(__name__)
 
 
-def once(marker: Path, work: Callable[[], None], *, stale: float = STALE_SECONDS, poll: float = 0.2) -> None:
+def once(marker: Path, work: Callable[[], None], *, stale: float = STALE_SECONDS, poll: float = 0.2,
+         patience: float = math.inf) -> None:
     """Run ``work`` in one of the processes that call this at the same time; the others wait until it is done.
 
     Args:
@@ -36,12 +38,15 @@ def once(marker: Path, work: Callable[[], None], *, stale: float = STALE_SECONDS
         work: what to do once.
         stale: seconds without a sign of life after which a waiting process takes over.
         poll: seconds between two looks.
+        patience: seconds after which a process gives up waiting for one that still works.
 
     Raises:
         UserError: what ``work`` raised, in the processes that waited too; or where nothing can be written.
+        TimeoutError: when the patience has run out.
     """
     lock, failure = _beside(marker, "lock"), _beside(marker, "failed")
     waited, seen, since = False, None, time.monotonic()
+    latest = since + patience
     while not marker.exists():
         try:
             lock.mkdir()
@@ -52,6 +57,8 @@ def once(marker: Path, work: Callable[[], None], *, stale: float = STALE_SECONDS
                 seen, since = sign, time.monotonic()
             elif sign is not None and time.monotonic() - since > stale:
                 _remove_stale(lock)
+            if time.monotonic() > latest:
+                raise TimeoutError(f"{marker} was not made within {patience:g} seconds") from None
             time.sleep(poll)
             continue
         except OSError as error:

@@ -1,5 +1,6 @@
 """What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -12,6 +13,7 @@ if MISSING:  # before anything imports them: entry points import this module fir
     sys.exit(2)
 
 from common import config as config_module
+from common.cloud import staged
 from common.config import Config
 from common.config_rules import TRAINING_TASKS
 from common.context import prepare_environment
@@ -35,7 +37,8 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
     prepare_environment(spec)
     try:
         config = read_config(task, spec, arguments)
-        (action or run)(config, spec.for_task(config.task))
+        with staged(config, os.environ) as config:
+            (action or run)(config, spec.for_task(config.task))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
