@@ -1,0 +1,66 @@
+"""Write the tables of options in the README files anew, from the schema: ``python scripts/readme_tables.py``.
+
+A table stands between ``<!-- options SECTION -->`` and ``<!-- /options -->``; keys after the section choose rows. With
+``--check`` nothing is written, and the exit code is 1 if a file would change.
+"""
+import re
+import sys
+from pathlib import Path
+from typing import Sequence
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.config import markdown_table
+from common.errors import UserError
+from common.options import FIELDS, SECTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = re.compile(r"(<!-- options ([\w ]+) -->\n).*?(<!-- /options -->)", re.DOTALL)
+
+
+def readme_files() -> list[Path]:
+    """Return every README of the repository and of its folders, in any language."""
+    found = [*ROOT.glob("README*.md"), *ROOT.glob("*/README*.md")]
+    return sorted(file for file in found if not file.parent.name.startswith(".") or file.parent == ROOT)
+
+
+def table(section: str, keys: Sequence[str] = ()) -> str:
+    """Return the table of a section, of all its keys or of some.
+
+    Raises:
+        UserError: if there is no such section, or a key is not in it.
+    """
+    if section not in SECTIONS:
+        raise UserError(f"options: there is no section {section}; allowed are {', '.join(SECTIONS)}.")
+    for key in keys:
+        if key not in FIELDS or FIELDS[key].metadata["section"] != section:
+            raise UserError(f"options: {key} is not a key of the section {section}.")
+    head, line, *rows = markdown_table(section).splitlines()
+    return "\n".join([head, line, *(row for row in rows if not keys or re.match(r"\| `(\w+)`", row)[1] in keys)]) + "\n"
+
+
+def fill(text: str) -> str:
+    """Return the text of a README with its tables written anew."""
+    def anew(found: re.Match) -> str:
+        section, *keys = found[2].split()
+        return found[1] + table(section, keys) + found[3]
+
+    return TABLE.sub(anew, text)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write, or check; returns the exit code."""
+    changed = 0
+    for file in readme_files():
+        before = file.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            changed += 1
+            sys.stdout.write(f"{file.relative_to(ROOT)} {'is out of date' if '--check' in argv else 'written'}\n")
+            if "--check" not in argv:
+                file.write_text(after, encoding="utf-8")
+    return int("--check" in argv and changed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
