@@ -53,15 +53,21 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
     """Read flags and YAML.
 
     Without ``--config_path``, a checkpoint that this zoo trained brings the configuration that it was trained with, so
-    that evaluation, export and prediction need nothing but ``--ckpt_path``.
+    that evaluation, export and prediction need nothing but ``--ckpt_path``. Of another one, the model may know the
+    variant by its tensors.
 
     Raises:
         UserError: for an unknown key, a wrong value, or a missing file.
     """
     def trained_with(path: str) -> dict | None:
         from common import checkpoint
+        from common.convert import describe
 
-        return checkpoint.load(path)[1].get("config")
+        tensors, meta = checkpoint.load(path)
+        if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
+            return meta.get("config")
+        variant, settings = describe(spec, tensors, spec.architecture)
+        return {"model": variant, **settings}
 
     return config_module.load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
                               trained_with=None if task in TRAINING_TASKS else trained_with)

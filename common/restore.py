@@ -6,6 +6,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from common import checkpoint
 from common.callback import TrainingState
@@ -64,6 +65,7 @@ def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> checkpoin
     """Begin with the weights of ``config.ckpt_path``, fitted to the network if the model says how."""
     tensors, meta = checkpoint.load(config.ckpt_path)
     weights = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", False))
+    check_weights(weights, meta, config, spec, step.network)
     fitted, new = spec.fit(weights, step.network) if spec.fit else (weights, [])
     report = checkpoint.load_into(step.network, fitted, config.ckpt_path, new_head=True, new=new)
     report.resized = [name for name in report.matched if fitted[name].shape != weights[name].shape]
@@ -81,6 +83,18 @@ def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
     if held[0] and held != wanted:
         raise UserError(f"the checkpoint holds {held[1]} (a {held[0]} model), but the configuration asks for "
                         f"{wanted[1]}; give --model {held[1]} or another checkpoint.")
+
+
+def check_weights(tensors: dict[str, np.ndarray], meta: dict[str, Any], config: Config, spec: ModelSpec,
+                  network: nn.Cell) -> None:
+    """Refuse weights of which the model knows that they are for another network of the family.
+
+    Raises:
+        UserError: saying which.
+    """
+    problem = spec.misfit(tensors, meta, network) if spec.misfit else ""
+    if problem:
+        raise UserError(f"ckpt_path: {config.ckpt_path} {problem}")
 
 
 def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingState, runtime: Runtime,

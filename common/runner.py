@@ -23,7 +23,7 @@ from common.lr import schedule
 from common.metric import EvaluationStep, Scores, evaluate as evaluate_batches
 from common.optimizer import build_optimizer
 from common.predict import Predictor, Result, expand_images, format_table, read_class_names, write_csv, write_json
-from common.restore import check_family, plain, restore, training_tensors
+from common.restore import check_family, check_weights, plain, restore, training_tensors
 from common.samples import Samples, check_classes, check_same_classes, save_classes
 from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, ReconstructionLoss, TrainStep
@@ -172,6 +172,7 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.L
     check_family(meta, config, spec)
     network = build_network(config, spec)
     tensors = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", config.ema))
+    check_weights(tensors, meta, config, spec, network)
     report = checkpoint.load_into(network, tensors, config.ckpt_path)
     network.set_train(False)
     return network, report, meta.get("classes", [])

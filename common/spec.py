@@ -75,6 +75,10 @@ class ModelSpec:
         remark: follows the sentence about an unknown variant.
         fit: (tensors of a checkpoint by our names, network) -> the tensors that a training of this network begins with,
             and the names of the parameters that keep their initial values; for weights of a related network.
+        architecture: the constructor arguments that tensors, under our names or the authors', imply; for checkpoints
+            that do not say with which configuration they were trained.
+        misfit: (tensors of a checkpoint by our names, its description, network) -> a sentence that says which other
+            network of the family the tensors are for; empty where that is not so.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs.
     """
@@ -95,6 +99,8 @@ class ModelSpec:
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remark: str = ""
     fit: Callable[[Mapping[str, np.ndarray], Any], tuple[dict[str, np.ndarray], list[str]]] | None = None
+    architecture: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] | None = None
+    misfit: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], Any], str] | None = None
     draw_samples: Callable[[Any, Any, Any, Any], None] | None = None
 
     def for_task(self, task: str) -> "ModelSpec":

@@ -7,8 +7,6 @@ Numerically equal to the authors' code, fudan-zvg/SOFT at commit d3febc33.
 Attention is a Gaussian kernel between tokens, which never appears as a whole: M landmarks, a coarse copy of the tokens,
 stand between them (Nystroem's method), so that time and memory grow linearly with the number of tokens N.
 """
-import math
-
 import mindspore as ms
 from mindspore import nn, ops
 
@@ -151,21 +149,18 @@ class SoftmaxFreeAttention(nn.Cell):
     Args:
         dim: width of the tokens, C.
         num_heads: heads h, each of width d = C / h.
-        grid: height and width of the map that the N tokens are, row by row.
         ratio: side of the square of tokens behind a landmark; what is left over at the border has no landmark.
         kernel_size: side of the depthwise filters, odd.
         normalised: whether the inverse is the normalised one.
         iterations: Newton's steps.
 
-    Inputs: x, (B, N, C).   Output: (B, N, C).
+    Inputs: x, (B, N, C), and grid, the height and width of the map that the N tokens are, row by row.
+    Output: (B, N, C).
     """
 
-    def __init__(self, dim: int, num_heads: int, grid: tuple[int, int], ratio: int, kernel_size: int,
-                 normalised: bool = False, iterations: int = 20):
+    def __init__(self, dim: int, num_heads: int, ratio: int, kernel_size: int, normalised: bool = False,
+                 iterations: int = 20):
         super().__init__()
-        self.grid = grid
-        self.num_tokens = math.prod(grid)
-        self.num_landmarks = math.prod(side // ratio for side in grid)
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = self.head_dim ** -0.25
@@ -181,27 +176,35 @@ class SoftmaxFreeAttention(nn.Cell):
                                group=num_heads, weight_init="zeros")
         self.proj = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
 
-    def construct(self, x):
-        queries = self.query(x).reshape(-1, self.num_tokens, self.num_heads, self.head_dim) * self.scale
-        values = self.value(x).reshape(-1, self.num_tokens, self.num_heads, self.head_dim)
-        heads = self.attend(queries, values)
-        return self.proj(heads.reshape(-1, self.num_tokens, self.num_heads * self.head_dim))
+    def construct(self, x, grid):
+        heads = self.attend(self.split(self.query(x)) * self.scale, self.split(self.value(x)), grid)
+        return self.proj(heads.reshape(-1, x.shape[1], self.num_heads * self.head_dim))
 
-    def attend(self, queries, values):
+    def split(self, x):
+        """(B, N, C) -> (B, N, h, d)."""
+        return x.reshape(-1, x.shape[1], self.num_heads, self.head_dim)
+
+    def attend(self, queries, values, grid):
         """The kernel: scaled queries and values, (B, N, h, d) each -> (B, N, h, d)."""
-        to_landmarks, inverse = self.factors(queries)
+        to_landmarks, inverse = self.factors(queries, grid)
         mixed = self.mixture(to_landmarks, inverse, values.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-        maps = values.transpose(0, 3, 2, 1).reshape(-1, self.num_heads, *self.grid)  # one per sample and channel
-        local = self.local(maps).reshape(-1, self.head_dim, self.num_heads, self.num_tokens).transpose(0, 3, 2, 1)
+        maps = values.transpose(0, 3, 2, 1).reshape(-1, self.num_heads, *grid)  # one per sample and channel of a head
+        local = self.local(maps).reshape(-1, self.head_dim, self.num_heads, values.shape[1]).transpose(0, 3, 2, 1)
         return mixed.astype(local.dtype) + local
 
-    def factors(self, queries):
+    def factors(self, queries, grid):
         """Return K (B, h, N, M) and the inverse V (B, h, M, M); the attention of all tokens to all would be K V K^T."""
-        maps = queries.transpose(0, 2, 3, 1).reshape(-1, self.head_dim, *self.grid)
-        landmarks = self.landmark(maps).reshape(-1, self.num_heads, self.head_dim, self.num_landmarks)
-        landmarks = self.landmark_act(self.landmark_norm(landmarks.swapaxes(2, 3)))
-        to_landmarks, among_landmarks = self.kernels(queries.transpose(0, 2, 1, 3), landmarks)
+        maps = self.landmark(queries.transpose(0, 2, 3, 1).reshape(-1, self.head_dim, *grid))
+        landmarks = maps.reshape(-1, self.num_heads, self.head_dim, maps.shape[2] * maps.shape[3]).swapaxes(2, 3)
+        to_landmarks, among_landmarks = self.kernels(queries.transpose(0, 2, 1, 3),
+                                                     self.landmark_act(self.landmark_norm(landmarks)))
         return to_landmarks, self.inverse(among_landmarks)
+
+    def rows(self, x, grid, positions: list[int]):
+        """Return how much of each token the tokens at ``positions`` take, (B, h, len(positions), N); for pictures."""
+        to_landmarks, inverse = self.factors(self.split(self.query(x)) * self.scale, grid)
+        chosen = ops.stack([to_landmarks[:, :, position] for position in positions], 2)
+        return ops.matmul(ops.matmul(chosen, inverse), to_landmarks.swapaxes(2, 3))
 
 
 class TanhGELU(nn.Cell):
@@ -260,7 +263,7 @@ class SoftBlock(nn.Cell):
         drop_rate: probability of dropping an element of a branch while training.
         attention: the attention.
 
-    Inputs: x, (B, N, C).   Output: (B, N, C).
+    Inputs: x, (B, N, C), and grid, the height and width of the map that the tokens are.   Output: (B, N, C).
     """
 
     def __init__(self, dim: int, mlp_ratio: float, drop_rate: float, attention: SoftmaxFreeAttention):
@@ -274,6 +277,6 @@ class SoftBlock(nn.Cell):
         self.drop2 = Dropout(drop_rate)
         self.norm2 = LayerNorm(dim, NORM_EPS)
 
-    def construct(self, x):
-        x = self.norm1(x + self.drop1(self.attn(x)))
+    def construct(self, x, grid):
+        x = self.norm1(x + self.drop1(self.attn(x, grid)))
         return self.norm2(x + self.drop2(self.fc2(self.act(self.fc1(x)))))

@@ -128,61 +128,52 @@ class PatchEmbed(nn.Cell):
 
 
 class PositionTable(nn.Cell):
-    """A learned vector per token, made for a square map and resized bilinearly to another one.
+    """A learned vector per token, made for a square map and resized bilinearly to the one at hand.
 
-    Resizing is a product with two small constant matrices, which every device and every export format knows; pixel
-    centres lie at halves, and nothing is smoothed when the map shrinks.
+    Resizing is a product with two small matrices, which every device and every export format knows; pixel centres lie
+    at halves, and nothing is smoothed where the map shrinks.
 
     Args:
         side: side of the square map.
         dim: width of the tokens, C.
-        grid: height and width of the map at hand.
         class_token: whether the first row belongs to a class token, which is no part of the map.
 
-    Output: (1, N, C), with the class token's row N = H W + 1, else N = H W.
+    Inputs: grid, height and width of the map.
+    Output: (1, N, C), N = height * width, and one more with a class token.
     """
 
-    def __init__(self, side: int, dim: int, grid: tuple[int, int], class_token: bool = False):
+    def __init__(self, side: int, dim: int, class_token: bool = False):
         super().__init__()
         self.side = side
         self.dim = dim
-        self.grid = grid
         self.extra = int(class_token)
         self.table = Parameter(Tensor(np.zeros((1, side * side + self.extra, dim), np.float32)), name="table")
-        self.resizes = grid != (side, side)
-        self.rows = Tensor(bilinear_matrix(side, grid[0]))
-        self.columns = Tensor(bilinear_matrix(side, grid[1]))
 
-    def construct(self):
-        if not self.resizes:
+    def construct(self, grid):
+        height, width = grid
+        if height == self.side and width == self.side:
             return self.table
-        height, width = self.grid
         table = self.table[0, self.extra:].reshape(self.side, self.side * self.dim)
-        table = ops.matmul(self.rows, table).reshape(height, self.side, self.dim)
-        table = ops.matmul(self.columns, table).reshape(1, height * width, self.dim)
+        table = ops.matmul(bilinear(self.side, height), table).reshape(height, self.side, self.dim)
+        table = ops.matmul(bilinear(self.side, width), table).reshape(1, height * width, self.dim)
         return ops.concat((self.table[:, :1], table), 1) if self.extra else table
 
 
-def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
+def bilinear(size: int, new_size: int):
     """Return the matrix (new_size, size), float32, that resizes a line of values bilinearly."""
-    centres = np.maximum((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0.0)
-    below = np.minimum(centres.astype(int), size - 1)
-    above = np.minimum(below + 1, size - 1)
-    share = centres - below
-    matrix = np.zeros((new_size, size), np.float64)
-    np.add.at(matrix, (np.arange(new_size), below), 1.0 - share)
-    np.add.at(matrix, (np.arange(new_size), above), share)
-    return matrix.astype(np.float32)
+    centres = (ops.arange(new_size).astype(ms.float32) + 0.5) * (size / new_size) - 0.5
+    centres = ops.clamp(centres, 0, size - 1).reshape(new_size, 1)
+    return ops.relu(1.0 - ops.abs(centres - ops.arange(size).astype(ms.float32)))
 
 
 class SOFT(nn.Cell):
     """Four stages of tokens at a quarter, an eighth, a sixteenth and a 32nd of the image's side.
 
-    The weights fit every image size: position tables are always those for 224 pixels, resized on the fly.
+    One network takes images of every size: position tables are always those for 224 pixels, resized on the fly.
 
     Args:
         num_classes: outputs of the head.
-        image_size: height and width of the images in pixels, or one number.
+        image_size: height and width of the images in pixels, or one number; only checked, as other sizes will do too.
         in_channels: channels of the images.
         dims: widths of the stages.
         num_heads: their attention heads; they divide the widths.
@@ -204,25 +195,21 @@ class SOFT(nn.Cell):
                  depths: Sequence[int] = (1, 2, 3, 2), mlp_ratio: float = 4, drop_path_rate: float = 0.0,
                  normalised: bool = False, newton_iterations: int = 20):
         super().__init__()
-        self.image_size = pair("image_size", image_size)
-        self.in_channels = in_channels
-        grids = grids_of(self.image_size)
         check_arguments(dims, num_heads, depths, drop_path_rate)
-        check_landmarks(self.image_size, grids)
+        check_landmarks(pair("image_size", image_size))
+        self.dims, self.depths, self.normalised = tuple(dims), tuple(depths), normalised
         rates = iter(np.linspace(0.0, drop_path_rate, sum(depths)).tolist())
         patches, positions, stages = [], [], []
-        for stage, (dim, heads, depth, grid) in enumerate(zip(dims, num_heads, depths, grids)):
+        for stage, (dim, heads, depth) in enumerate(zip(dims, num_heads, depths)):
             last = stage == len(RATIOS)
             patches.append(PatchEmbed((dims[stage - 1], dim), (2,)) if stage else
                            PatchEmbed((in_channels, STEM_DIM, STEM_DIM, dim), (2, 1, 2)))
-            positions.append(PositionTable(TABLE_SIZE // (4 << stage), dim, grid, class_token=last))
-            blocks = []
-            for _ in range(depth):
-                attention = None if last else SoftmaxFreeAttention(dim, heads, grid, RATIOS[stage], KERNEL_SIZES[stage],
-                                                                   normalised, newton_iterations)
-                blocks.append(Block(dim, heads, mlp_ratio, next(rates)) if last else
-                              SoftBlock(dim, mlp_ratio, next(rates), attention))
-            stages.append(nn.SequentialCell(blocks))
+            positions.append(PositionTable(TABLE_SIZE // (4 << stage), dim, class_token=last))
+            stages.append(nn.CellList([
+                Block(dim, heads, mlp_ratio, next(rates)) if last else
+                SoftBlock(dim, mlp_ratio, next(rates), SoftmaxFreeAttention(
+                    dim, heads, RATIOS[stage], KERNEL_SIZES[stage], normalised, newton_iterations))
+                for _ in range(depth)]))
         self.patch_embed1, self.patch_embed2, self.patch_embed3, self.patch_embed4 = patches
         self.position1, self.position2, self.position3, self.position4 = positions
         self.block1, self.block2, self.block3, self.block4 = stages
@@ -239,35 +226,34 @@ class SOFT(nn.Cell):
 
     def stages(self, images):
         """Return the tokens after each stage, (B, N, C); those of the last begin with the class token."""
-        if images.shape[1:] != (self.in_channels, *self.image_size):
-            raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built for "
-                             f"{(self.in_channels, *self.image_size)}")
-        maps = self.patch_embed1(images)
-        first = self.block1(as_tokens(maps) + self.position1())
-        maps = self.patch_embed2(as_maps(first, self.position1.grid))
-        second = self.block2(as_tokens(maps) + self.position2())
-        maps = self.patch_embed3(as_maps(second, self.position2.grid))
-        third = self.block3(as_tokens(maps) + self.position3())
-        tokens = as_tokens(self.patch_embed4(as_maps(third, self.position3.grid)))
+        first, grid = self.softmax_free(self.patch_embed1(images), self.position1, self.block1)
+        second, grid = self.softmax_free(self.patch_embed2(as_maps(first, grid)), self.position2, self.block2)
+        third, grid = self.softmax_free(self.patch_embed3(as_maps(second, grid)), self.position3, self.block3)
+        maps = self.patch_embed4(as_maps(third, grid))
+        tokens = as_tokens(maps)
         class_tokens = ops.tile(self.cls_token, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
-        fourth = self.block4(ops.concat((class_tokens, tokens), 1) + self.position4())
+        fourth = ops.concat((class_tokens, tokens), 1) + self.position4(maps.shape[2:])
+        for block in self.block4:
+            fourth = block(fourth)
         return first, second, third, fourth
+
+    def softmax_free(self, maps, positions, blocks):
+        """Run one of the first three stages and return its tokens and their map's height and width."""
+        grid = maps.shape[2:]
+        tokens = as_tokens(maps) + positions(grid)
+        for block in blocks:
+            tokens = block(tokens, grid)
+        return tokens, grid
 
 
 def as_tokens(maps):
     """(B, C, H, W) -> (B, H W, C)."""
-    batch, channels, height, width = maps.shape
-    return maps.reshape(-1, channels, height * width).swapaxes(1, 2)
+    return maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]).swapaxes(1, 2)
 
 
 def as_maps(tokens, grid):
     """(B, H W, C) -> (B, C, H, W)."""
     return tokens.swapaxes(1, 2).reshape(-1, tokens.shape[2], *grid)
-
-
-def grids_of(image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the height and width of the map in each stage: every convolution of stride 2 rounds up."""
-    return [tuple(math.ceil(side / (4 << stage)) for side in image_size) for stage in range(len(RATIOS) + 1)]
 
 
 def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Sequence[int], drop_path_rate: float) -> None:
@@ -286,17 +272,18 @@ def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Seque
         raise UserError(f"drop_path_rate: {drop_path_rate} is not a probability in [0, 1).")
 
 
-def check_landmarks(image_size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> None:
+def check_landmarks(image_size: tuple[int, int]) -> None:
     """Refuse images with a map that is smaller than the square of tokens behind one landmark.
 
     Raises:
         UserError: naming the image size, the map and the smallest size.
     """
-    for stage, (ratio, grid) in enumerate(zip(RATIOS, grids), start=1):
+    for stage, ratio in enumerate(RATIOS):
+        grid = [math.ceil(side / (4 << stage)) for side in image_size]  # every convolution of stride 2 rounds up
         if min(grid) < ratio:
             raise UserError(f"image_size: {image_size[0]} x {image_size[1]} gives a map of {grid[0]} x {grid[1]} tokens "
-                            f"in stage {stage}, too small for one landmark, which stands for {ratio} x {ratio}; the "
-                            f"smallest image is 29 x 29.")
+                            f"in stage {stage + 1}, too small for one landmark, which stands for {ratio} x {ratio}; the "
+                            "smallest image is 29 x 29.")
 
 
 def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, fan_in: Mapping[str, int],

@@ -1,12 +1,13 @@
 """What the zoo knows of SOFT: variants, names of weights, log lines. Imports without MindSpore."""
 import inspect
 import re
+from dataclasses import replace
 from typing import Any, Mapping
 
 import numpy as np
 
 from common.errors import UserError, nearest
-from common.spec import LogStyle, ModelSpec
+from common.spec import OLD_ZOO_STYLE, ModelSpec
 
 # name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has 20
 # blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.
@@ -23,16 +24,7 @@ VARIANTS = {f"{family}_{size}": {"dims": dims, "num_heads": heads, "depths": dep
                                  "normalised": family == "soft_norm"}
             for family in ("soft", "soft_norm") for size, (dims, heads, depths) in SIZES.items()}
 
-LOG_STYLE = LogStyle(
-    prefix="%(asctime)s:%(levelname)s:%(message)s",
-    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
-    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
-                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
-    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
-    finished="training time used={train_time:.2f}s",
-    best="last_metric[{best:.5f}]",
-    evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s",
-)
+LOG_STYLE = replace(OLD_ZOO_STYLE, evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s")
 
 # the authors' names -> ours, and back; the order matters where one is part of another
 NAMES = (
@@ -130,6 +122,24 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return arguments
 
 
+def misfit(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], network: Any) -> str:
+    """Say which other SOFT weights are for: of other depths or widths, or, if the file says so, of the other kernel."""
+    held = meta.get("model") if meta.get("family") == SPEC.name else None
+    if held in VARIANTS and VARIANTS[held]["normalised"] != network.normalised:
+        kinds = ("the plain kernel", "the normalised kernel")
+        return (f"holds {held}, which has {kinds[VARIANTS[held]['normalised']]}, but this network has "
+                f"{kinds[network.normalised]}: the same weights mean another function there; give --model {held}.")
+    found = architecture(tensors)
+    wrong = [key for key in ("depths", "dims") if found and found[key] != tuple(getattr(network, key))]
+    if not wrong:
+        return ""
+    names = [name for name, sizes in VARIANTS.items() if all(sizes[key] == found[key] for key in sizes if key in found)]
+    advice = (f"--model {' or '.join(names)}" if names else
+              " ".join(f"--{key} {','.join(map(str, found[key]))}" for key in wrong))
+    return (f"is for a network with {', '.join(f'{key} {list(found[key])}' for key in wrong)}, but this one has "
+            f"{', '.join(f'{key} {list(getattr(network, key))}' for key in wrong)}; give {advice}.")
+
+
 def _count(names: Mapping[str, Any], pattern: str) -> int:
     """One more than the highest number that ``pattern`` finds in the names."""
     return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
@@ -145,5 +155,5 @@ SPEC = ModelSpec(
     log_style=LOG_STYLE,
     default_configs={"train": "config/SOFT_config.yml", "eval": "config/SOFT_eval.yml",
                      "export": "config/SOFT_export.yml"},
-    uses_convolutions=True,
+    uses_convolutions=True, architecture=architecture, misfit=misfit,
 )
