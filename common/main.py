@@ -1,7 +1,9 @@
 """What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
 import importlib.util
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -33,20 +35,36 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         argv: command line without the program; ``None``: that of the process.
         action: what is done instead of the task of this name in ``common.runner``.
     """
+    if argv is None:
+        stop_on_interrupt()
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_environment(spec)
     try:
         config = read_config(task, spec, arguments)
         with staged(config, os.environ) as config:
             (action or run)(config, spec.for_task(config.task))
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         sentence = user_sentence(error)
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def stop_on_interrupt() -> None:
+    """End the process at once, with exit code 130, when Ctrl-C is pressed.
+
+    MindSpore handles the signal itself once it computes, and may then wait for ever for its own data workers. So the
+    signal is blocked in every thread but one, which waits for it. Nothing is lost: checkpoints are whole or absent.
+    """
+    def wait() -> None:
+        signal.sigwait({signal.SIGINT})
+        sys.stderr.write("\nStopped; a training goes on from its last checkpoint when it is started again.\n")
+        sys.stderr.flush()
+        os._exit(130)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:

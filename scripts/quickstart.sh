@@ -79,7 +79,8 @@ Next
   the exported file          $PY gmlp/infer.py --model_file $mindir --image YOUR.png
   your own images            $PY gmlp/train.py --config_path config/gmlp_digits.yaml --data_dir FOLDER \\
                                  --ckpt_save_dir gmlp/outputs/mine       (FOLDER/train/CLASS/*.png, FOLDER/val/CLASS/*.png)
-  gMLP-Ti on ImageNet        $PY gmlp/train.py --config_path config/gmlp_Ti.yaml --data_dir /path/to/imagenet
+  gMLP-Ti on ImageNet        $PY gmlp/train.py --config_path config/gmlp_Ti.yaml --data_dir /path/to/imagenet \\
+                                 --distribute False
   the tests                  bash scripts/run_tests.sh
 EOF
 if ! awk -v accuracy="$accuracy" -v aim="$AIM" 'BEGIN { exit !(accuracy >= aim) }'; then

@@ -1,12 +1,17 @@
 """gMLP's entry points, started as a user starts them: every way to call, the whole chain, every kind of mistake."""
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from entry import ROOT, run, sentence, write_yaml
+from entry import ROOT, environment, run, sentence, write_yaml
 
 ENTRIES = ("train", "eval", "validate", "export", "infer", "pth2ckpt")
 
@@ -183,3 +188,24 @@ def test_paths_with_spaces_work(trained, tmp_path):
     folder, _ = trained
     shutil.copy(checkpoint_of(folder), tmp_path / "a b.ckpt")
     assert run("gmlp/eval.py", "--ckpt_path", tmp_path / "a b.ckpt").returncode == 0
+
+
+def test_ctrl_c_ends_a_training_and_its_workers_and_keeps_what_is_saved(trained, tmp_path):
+    folder, _ = trained
+    config = write_yaml(tmp_path / "run.yaml", dataset="folder", data_dir=folder / "digits" / "images", epochs=500,
+                        num_workers=2)
+    process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir",
+                                tmp_path / "run"], cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, start_new_session=True)
+    while not list((tmp_path / "run").glob("gmlp_Ti-2_*.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    assert process.wait(timeout=30) == 130
+    assert "Stopped" in process.stderr.read()
+    for _ in range(100):  # the workers notice that their parent is gone
+        if not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+            break
+        time.sleep(0.1)
+    assert not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout
+    assert run("gmlp/eval.py", "--ckpt_path", next((tmp_path / "run").glob("gmlp_Ti-2_*.ckpt"))).returncode == 0
