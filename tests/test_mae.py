@@ -29,7 +29,7 @@ def tiny_vit(**arguments):
 
 
 def parameters(network) -> dict[str, np.ndarray]:
-    return {p.name: p.asnumpy() for p in network.get_parameters() if not p.name.endswith("random_state")}
+    return {p.name: p.asnumpy().copy() for p in network.get_parameters() if not p.name.endswith("random_state")}
 
 
 # the authors' numbers: ViT
