@@ -90,6 +90,7 @@ def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
         return
     here = place(environment)
     set_up(None, 0 if here.leader else 1)
+    _check_addresses(config)
     config = fetch(config, environment, here)
     check_paths(dataclasses.replace(config, enable_modelarts=False), config.task)
     for folder in _results(config):
@@ -101,6 +102,16 @@ def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
         raise
     if here.leader:
         send(config, environment)
+
+
+def _check_addresses(config: Config) -> None:
+    """A missing package, or a folder that cannot be made, is to show now and not after the training."""
+    for key in ("data_url", "multi_data_url", "checkpoint_url", "train_url"):
+        for address, _ in storage.sources(key, getattr(config, key)):
+            if storage.is_remote(address):
+                storage.optional("moxing", key, address)
+            elif key == "train_url":
+                storage.make_folder(key, Path(address))
 
 
 def fetch(config: Config, environment: Mapping[str, str], here: Place) -> Config:

@@ -322,9 +322,21 @@ def test_remote_data_comes_through_moxing(tmp_path, bucket):
     assert calls(bucket) == [f"copy_parallel obs://bucket/data/ {cache}"]
 
 
-def test_absent_moxing_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="data_url: obs://bucket/data needs the package moxing"):
-        fetch(configure(data_url="obs://bucket/data", data_path=str(tmp_path / "cache")), {}, ALONE)
+@pytest.mark.parametrize("key", ["data_url", "checkpoint_url", "train_url"])
+def test_absent_moxing_is_one_sentence_before_anything_is_done(tmp_path, key):
+    config = configure(dataset="digits", data_path=str(tmp_path / "cache"), load_path=str(tmp_path / "cache"),
+                       output_path=str(tmp_path / "out"), **{key: "obs://bucket/x"})
+    with pytest.raises(UserError, match=f"{key}: obs://bucket/x needs the package moxing"):
+        with staged(config, {}):
+            raise AssertionError("the run must not begin")
+    assert names(tmp_path) == [] and not (tmp_path / "cache").exists()
+
+
+def test_folder_for_the_results_that_cannot_be_made_is_one_sentence_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="train_url: .*file/out cannot be made a folder"):
+        with staged(configure(dataset="digits", train_url=str(tmp_path / "file" / "out")), {}):
+            raise AssertionError("the run must not begin")
 
 
 def test_local_folders_need_no_moxing(tmp_path, monkeypatch):
