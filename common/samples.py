@@ -8,6 +8,7 @@ import os
 import struct
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Sequence
 
@@ -23,7 +24,7 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Im
 logger = logging.getLogger(__name__)
 
 
-class Samples:
+class Samples(ABC):
     """Images with labels, in a fixed order.
 
     Attributes:
@@ -42,17 +43,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def load(self, index: int) -> Image.Image:
         """Return one image, RGB.
 
         Raises:
             UserError: if it cannot be read, naming it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, index: int) -> str:
         """Return the file (and the record) of one image, for messages."""
-        raise NotImplementedError
 
     def count_errors(self) -> None:
         """Begin to count images that could not be read; to be called before worker processes start."""

@@ -3,7 +3,7 @@
 ``moxing`` (for obs:// and s3://) and ``c2net`` (OpenI) exist on the cloud's machines only, and are imported only when
 an address or the environment asks for them.
 
-Sources: MoXing developer guide (mox.file.exists, is_directory, copy, copy_parallel); c2net 0.2.0 on PyPI (variables);
+Sources: MoXing developer guide (mox.file.exists, is_directory, copy, copy_parallel); c2net 0.2.0 (variables);
 OpenI's training guide (multi_data_url and pretrain_url are JSON lists).
 """
 import contextlib

@@ -7,6 +7,7 @@ import json
 import logging
 import tarfile
 import threading
+from pathlib import Path
 from collections import Counter
 
 import numpy as np
@@ -423,20 +424,20 @@ def test_class_count_is_checked_only_when_it_was_given(tmp_path, caplog):
 
 
 def test_one_class_more_for_the_background_is_accepted_with_a_hint(caplog):
-    samples = readers.Samples("imagenet", [f"n{i}" for i in range(1000)], np.zeros(1))
+    samples = readers.FileSamples("imagenet", [f"n{i}" for i in range(1000)], [0], Path(), ["0.png"])
     readers.check_classes(samples, config_of(data_dir="x", num_classes=1001))
     assert "background" in caplog.text
 
 
 def test_evaluation_must_have_the_classes_of_the_training():
-    train = readers.Samples("t", ["a", "b", "c"], np.zeros(1))
-    readers.check_same_classes(train, readers.Samples("e", ["a", "b", "c"], np.zeros(1)))
+    train = readers.FileSamples("t", ["a", "b", "c"], [0], Path(), ["0.png"])
+    readers.check_same_classes(train, readers.FileSamples("e", ["a", "b", "c"], [0], Path(), ["0.png"]))
     with pytest.raises(UserError, match="has 2 classes and the training data 3: it lacks b, c and has besides x"):
-        readers.check_same_classes(train, readers.Samples("e", ["a", "x"], np.zeros(1)))
+        readers.check_same_classes(train, readers.FileSamples("e", ["a", "x"], [0], Path(), ["0.png"]))
 
 
 def test_class_names_survive_saving(tmp_path):
-    samples = readers.Samples("t", ["zebra", "猫", 'with "quotes"'], np.zeros(1))
+    samples = readers.FileSamples("t", ["zebra", "猫", 'with "quotes"'], [0], Path(), ["0.png"])
     readers.save_classes(samples, tmp_path / "classes.json")
     assert readers.load_classes(tmp_path / "classes.json") == samples.classes
     (tmp_path / "classes.json").write_text('{"a": 1}')
