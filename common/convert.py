@@ -147,15 +147,12 @@ def verify(network: Any, in_channels: int, image_size: tuple[int, int]) -> list[
         Lines with a checksum of the weights (equal everywhere), one of the logits (equal up to rounding), and the top
         five classes.
     """
-    import mindspore as ms
-
     from common.checkpoint import weights_of
 
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     checksum = 0
     for name, parameter in sorted(weights_of(network).items()):
         checksum = zlib.crc32(parameter.asnumpy().tobytes(), zlib.crc32(name.encode(), checksum))
-    logits = network.set_train(False)(ms.Tensor(fixed_image(in_channels, *image_size))).asnumpy()[0].astype(np.float64)
+    logits = _logits(network, fixed_image(in_channels, *image_size))
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     best = np.argsort(-logits, kind="stable")[:5]
     mixed = float((logits * np.cos(np.arange(len(logits)))).sum())
@@ -165,8 +162,48 @@ def verify(network: Any, in_channels: int, image_size: tuple[int, int]) -> list[
             "top five: " + ", ".join(f"class {k} {probabilities[k]:.4f}" for k in best)]
 
 
+def _logits(network: Any, image: np.ndarray) -> np.ndarray:
+    """Run one image through a network in evaluation mode; float64, (classes,)."""
+    import mindspore as ms
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return network.set_train(False)(ms.Tensor(image)).asnumpy()[0].astype(np.float64)
+
+
+def compare_with_timm(spec: ModelSpec, name: str, settings: Mapping[str, Any], network: Any) -> str:
+    """Give timm's network ``name`` the weights of ours, run the fixed image through both, and say how they agree.
+
+    Raises:
+        UserError: if torch or timm is missing, if timm's network has other tensors, or if the logits differ by more
+            than 1e-4 (for large logits, of the largest).
+    """
+    from common.checkpoint import weights_of
+
+    try:
+        import timm
+        import torch
+    except ImportError as error:
+        raise UserError(f"against: comparing needs torch and timm ({error}); 'pip install torch timm', or leave "
+                        "--against out.") from error
+    size = settings.get("image_size", 224)
+    options = {"num_classes": settings.get("num_classes", 1000), "in_chans": settings.get("in_channels", 3)}
+    reference = timm.create_model(name, **options, **({} if size == 224 else {"img_size": size})).eval()
+    theirs = spec.restore({key: parameter.asnumpy() for key, parameter in weights_of(network).items()})
+    try:
+        reference.load_state_dict({key: torch.from_numpy(value) for key, value in theirs.items()})
+    except RuntimeError as error:
+        raise UserError(f"against: timm's {name} has other tensors: {' '.join(str(error).split())[:200]}.") from error
+    image = fixed_image(options["in_chans"], *_height_width(settings))
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(image))[0].double().numpy()
+    difference, largest = np.abs(_logits(network, image) - expected).max(), np.abs(expected).max()
+    if not difference <= 1e-4 * max(1.0, largest):
+        raise UserError(f"against: the logits differ from those of timm's {name} by up to {difference:.2g}.")
+    return f"against timm's {name}: the logits, up to {largest:.4g}, differ by at most {difference:.2g}"
+
+
 def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None = None, *, published: str = "",
-         address: str = "") -> None:
+         address: str = "", timm: Mapping[str, str] | None = None) -> None:
     """Run ``pth2ckpt.py`` of a model and exit: 0 when the file is written, 2 with one sentence for a mistake.
 
     Args:
@@ -175,6 +212,7 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
         argv: command line without the program; ``None``: that of the process.
         published: pattern of the authors' file names, one of which is looked for when none is named.
         address: where the authors publish them.
+        timm: variant -> name of the same network in timm, for ``--against timm``.
     """
     parser = argparse.ArgumentParser(
         prog="pth2ckpt.py", description=f"Convert {spec.name} weights: .pth or .safetensors to .ckpt, or a .ckpt back "
@@ -189,11 +227,13 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
                         "keep the head); only for .ckpt output")
     parser.add_argument("--verify", action="store_true", help="run one fixed image through the written file and print "
                         "the top five classes and checksums")
+    parser.add_argument("--against", choices=["timm"], help="run the fixed image through the written file's network "
+                        "and through timm's with the same weights, and compare the logits")
     options = parser.parse_args(argv)
     prepare_environment(spec)
     try:
         options.ckpt_path = options.ckpt_path or _published(spec, published, address)
-        _run(options, spec, architecture)
+        _run(options, spec, architecture, timm or {})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -211,7 +251,7 @@ def _published(spec: ModelSpec, pattern: str, address: str) -> str:
     return str(found[0])
 
 
-def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architecture) -> None:
+def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architecture, timm: Mapping[str, str]) -> None:
     path = Path(options.ckpt_path).expanduser()
     back = path.suffix == ".ckpt"
     suffix = ".safetensors" if back else ".ckpt"
@@ -220,17 +260,23 @@ def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architectur
         raise UserError(f"out: {out} must end in {suffix}.")
     if options.num_classes is not None and (back or options.num_classes < 1):
         raise UserError(f"num_classes: {options.num_classes} must be a positive number, and is only for .ckpt output.")
+    if options.against and not timm:
+        raise UserError(f"against: timm has no {spec.name}; --verify prints checksums that two machines can compare.")
     if back:
         to_safetensors(spec, architecture, path, out, options.model)
     else:
         to_checkpoint(spec, architecture, path, out, options.model, options.num_classes)
     print(f"written: {out} ({out.stat().st_size / 1e6:.2f} MB)")
-    if options.verify:
-        _verify_file(spec, architecture, out)
+    if options.verify or options.against:
+        variant, settings, network = _read_again(spec, architecture, out)
+        if options.verify:
+            print("\n".join(verify(network, settings.get("in_channels", 3), _height_width(settings))))
+        if options.against:
+            print(compare_with_timm(spec, timm[variant], settings, network))
 
 
-def _verify_file(spec: ModelSpec, architecture: Architecture, path: Path) -> None:
-    """Read a written file again, fill a new network with it, and print what it computes."""
+def _read_again(spec: ModelSpec, architecture: Architecture, path: Path) -> tuple[str, dict[str, Any], Any]:
+    """Read a written file and fill a new network with it; returns its variant, the further arguments, the network."""
     from common import checkpoint
 
     tensors, meta = checkpoint.load(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
@@ -238,6 +284,9 @@ def _verify_file(spec: ModelSpec, architecture: Architecture, path: Path) -> Non
     settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
     network = spec.build(variant, **settings)
     checkpoint.load_into(network, spec.convert(tensors), path)
+    return variant, settings, network
+
+
+def _height_width(settings: Mapping[str, Any]) -> tuple[int, int]:
     size = settings.get("image_size", 224)
-    height_width = (size, size) if isinstance(size, int) else tuple(size)
-    print("\n".join(verify(network, settings.get("in_channels", 3), height_width)))
+    return (size, size) if isinstance(size, int) else tuple(size)

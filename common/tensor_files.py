@@ -1,4 +1,5 @@
 """Files with tensors of other programs: PyTorch and safetensors, read without ever running code from them."""
+import argparse
 import contextlib
 import json
 import math
@@ -96,7 +97,8 @@ def _read_torch(path: Path) -> Any:
         raise UserError(f"ckpt_path: {path} is a PyTorch file, and reading it needs torch; 'pip install torch' (the "
                         "CPU build will do), or give the same weights as .safetensors.") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _plain_objects(torch):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is "
                         "never run. If you trust it, save its weights alone with "
@@ -104,6 +106,12 @@ def _read_torch(path: Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"ckpt_path: {path} cannot be read by torch: it is damaged or truncated.") from error
     return _arrays(content, torch)
+
+
+def _plain_objects(torch: Any) -> contextlib.AbstractContextManager:
+    """Allow the options that training programs (timm's, for one) keep beside the weights: a class of values only."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
+    return allow([argparse.Namespace]) if allow else contextlib.nullcontext()
 
 
 def _arrays(content: Any, torch: Any) -> Any:

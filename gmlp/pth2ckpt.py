@@ -8,4 +8,4 @@ from common.convert import main
 from gmlp.src.spec import SPEC, architecture
 
 if __name__ == "__main__":
-    main(SPEC, architecture)
+    main(SPEC, architecture, timm={variant: f"{variant}16_224" for variant in SPEC.variants})

@@ -106,5 +106,5 @@ SPEC = ModelSpec(
     no_weight_decay=no_weight_decay, aliases=ALIASES, log_style=LOG_STYLE,
     default_configs={"train": "config/convmlp_s_cifar10.yaml", "eval": "config/convmlp_eval.yaml",
                      "export": "config/convmlp_export.yaml"},
-    uses_convolutions=True,
+    uses_convolutions=True, architecture=architecture,
 )
