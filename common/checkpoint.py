@@ -225,8 +225,8 @@ class RunFolder:
         """
         problems = []
         if not self.checkpoints() and (others := sorted(self.folder.glob("[!.]*-[0-9]*_[0-9]*.ckpt"))):
-            raise UserError(f"ckpt_save_dir: {self.folder} holds another run ({others[0].name}), not one of {self.name};"
-                            " choose another folder.")
+            raise UserError(f"ckpt_save_dir: {self.folder} holds another run ({others[0].name}), not one of "
+                            f"{self.name}; choose another folder.")
         for path in reversed(self.checkpoints()):
             try:
                 return path, *load(path), problems

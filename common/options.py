@@ -293,16 +293,17 @@ class Config:
     val_while_train: bool = _evaluate(True, "evaluate during the training at all")
 
     # cloud
-    enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine",
-                                    aliases=("run_modelarts",))
+    enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "
+                                    "itself for obs:// and s3:// addresses", aliases=("run_modelarts",))
     data_url: str = _cloud("", "storage address of the data set")
     train_url: str = _cloud("", "storage address for the results")
     checkpoint_url: str = _cloud("", "storage address of the weights to begin with",
                                  aliases=("ckpt_url", "pretrain_url"))
     multi_data_url: str = _cloud("", "OpenI: JSON list of several data sets")
-    data_path: str = _cloud("", "local folder of data_url; is data_dir where that is not given", path=True)
+    data_path: str = _cloud("", "local folder of data_url (/cache/data for a remote one); is data_dir where that is "
+                            "not given", path=True)
     output_path: str = _cloud("", "local folder of train_url", path=True)
-    load_path: str = _cloud("", "local folder of checkpoint_url", path=True)
+    load_path: str = _cloud("", "local folder of checkpoint_url (/cache/pretrain for a remote one)", path=True)
 
     # export
     file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"))

@@ -152,8 +152,8 @@ def build_network(config: Config, spec: ModelSpec) -> nn.Cell:
                          in_channels=config.in_channels, drop_path_rate=config.drop_path_rate,
                          **config_module.network_arguments(config))
     if config.amp_level != "O0" and ms.get_current_device()[0] == "CPU":
-        get_logger().warning(f"amp_level: {config.amp_level} on a CPU only shows that it works: float16 is slower there "
-                             "than O0.")
+        get_logger().warning(f"amp_level: {config.amp_level} on a CPU only shows that it works: float16 is slower "
+                             "there than O0.")
     return apply_precision(network, config.amp_level)
 
 

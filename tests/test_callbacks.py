@@ -117,7 +117,8 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
     state, modes = callback.TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
     network = Linear(6, 3)
-    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, SGD(network.trainable_params(), 0.1, momentum=0.0))
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
+                     SGD(network.trainable_params(), 0.1, momentum=0.0))
     pictures = callback.Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
     for state.epoch in range(1, EPOCHS + 1):
         pictures.on_train_epoch_end(None)
