@@ -25,10 +25,20 @@ TAIL = 20  # lines of a failing log that are shown
 CHUNK = 1 << 16  # bytes of a log that are read at once
 
 
+def show(data: bytes) -> None:
+    """Write to the standard output; when nobody reads it any more, as behind ``head``, the training goes on."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def say(text: str) -> None:
-    """Print a line of the launcher's own."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Show a line of the launcher's own."""
+    show(f"{text}\n".encode(errors="surrogateescape"))
 
 
 class Signals:
@@ -58,11 +68,7 @@ class Follower:
         if self.stream is None and self.file.exists():
             self.stream = self.file.open("rb")
         while self.stream and (data := self.stream.read(CHUNK)):
-            try:
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
-            except OSError:  # nobody reads any more, as behind 'head': the training goes on
-                sys.stdout = open(os.devnull, "w", encoding="utf-8")
+            show(data)
 
 
 class Crew:
@@ -95,7 +101,7 @@ class Crew:
         """Return who failed, its log and its exit code, if one has."""
         for process, child in self.running:
             code = child.poll()
-            if code is not None and process.rank:
+            if code is not None and process.rank and not (process.folder / EXIT_CODE).exists():
                 (process.folder / EXIT_CODE).write_text(f"{shell_code(code)}\n", encoding="ascii")
         failed = [(file.stat().st_mtime_ns, rank, code) for rank in self.plan.ranks
                   if (code := _exit_code(file := rank.folder / EXIT_CODE))]
@@ -110,6 +116,12 @@ class Crew:
     def ended(self) -> bool:
         """Whether nothing runs any more."""
         return all(child.poll() is not None for _, child in self.running)
+
+    def how_to_end(self) -> str:
+        """Return the command that ends all: their process groups; msrun ends its ranks when it is interrupted."""
+        if self.running[0][0].rank is None:
+            return f"kill -INT {self.running[0][1].pid}"
+        return f"kill -- {' '.join(f'-{child.pid}' for _, child in self.running)}"
 
     def stop(self) -> None:
         """End all processes and what they have started; those that do not go are killed."""
@@ -227,8 +239,7 @@ def run(plan: Plan, name: str, wait: bool) -> int:
     what = f"rank {first.rank}" if len(plan.ranks) == 1 else f"ranks {first.rank} to {plan.ranks[-1].rank}"
     say(f"Started {what} of {plan.world_size}; log of rank {first.rank}: {log}")
     if not wait:
-        pids = first.folder.parent / (f"{name}/pid" if first.folder.name == name else f"{name}[0-9]*/pid")
-        say(f"Running in the background; to end it: kill $(cat {str(pids).replace(' ', chr(92) + ' ')})")
+        say(f"Running in the background; to end it: {crew.how_to_end()}")
         return 0
     return _wait(crew, first, signals)
 

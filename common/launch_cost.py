@@ -51,8 +51,8 @@ def describe(cards: int, cards_per_server: int, link: float, network: float, lat
     if len(servers) > SHOWN_SERVERS:
         first, last = servers[-1]
         lines.append(f"  ... and {len(servers) - SHOWN_SERVERS} more, the last with ranks {first}-{last}")
-    lines += ["", "Milliseconds to average the float32 gradients of so many million parameters once, and in brackets the",
-              "share of the time in which the devices compute. From a model, not measured: one ring,",
+    lines += ["", "Milliseconds to average the float32 gradients of so many million parameters once, and in brackets",
+              "the share of the time in which the devices compute. From a model, not measured: one ring,",
               f"{link:g} GB/s in a server, {network:g} GB/s between servers, {latency:g} us per transfer,",
               f"{step_ms:g} ms of computation per step, no overlap (the worst case). All can be given: --help.", "",
               f"{'devices':>8}{'images/step':>13}" + "".join(f"{f'{size:g} M':>14}" for size in SIZES)]

@@ -103,12 +103,12 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
     model = names.pop(0) if names and names[0] in models() else ""
     launcher = _launcher(request, environment)
     with_table = request.kind == "distribute" and request.device == "ascend"
-    if len(names) > 1 + with_table:
-        raise UserError(f"'{names[1 + with_table]}' is one argument too many; further options are written --key value."
-                        if model or len(names) > 2 + with_table else
-                        f"'{names[0]}' is no model; there are {', '.join(models())}.{nearest(names[0], models())}")
+    if not model and len(names) == 2 + with_table and not names[0].lower().endswith((".json", ".yaml", ".yml")):
+        raise UserError(f"'{names[0]}' is no model; there are {', '.join(models())}.{nearest(names[0], models())}")
     table_name = _take_table(with_table, names)
     config_name = _take_config(names, arguments)
+    if names:
+        raise UserError(f"'{names[0]}' is one argument too many; further options are written --key value.")
     config, model = _find_config(config_name, model, caller, request.fallback)
     entry = ROOT / model / f"{request.task}.py"
     if not entry.is_file():
@@ -133,7 +133,7 @@ def _launcher(request: Request, environment: Mapping[str, str]) -> str:
     if request.device == "ascend":
         return wanted or "rank_table"
     if wanted == "rank_table":
-        raise UserError(f"LAUNCHER: rank_table is for Ascend; for {DEVICES[request.device]} leave it unset or say msrun.")
+        raise UserError(f"LAUNCHER: rank_table is for Ascend; on {DEVICES[request.device]} leave it unset, or msrun.")
     return "msrun"
 
 
@@ -202,8 +202,8 @@ def _find_config(name: str, model: str, caller: Path, fallback: str) -> tuple[Pa
 
 def _model_of(file: Path) -> str:
     """Return the model that the folders of a path name, or nothing if they name none or several."""
-    parts = file.relative_to(ROOT).parts if file.is_relative_to(ROOT) else file.parts
-    found = set(parts[:-1]) & set(models())
+    inside = next((path.relative_to(ROOT) for path in (file, file.resolve()) if path.is_relative_to(ROOT)), file)
+    found = set(inside.parts[:-1]) & set(models())
     return found.pop() if len(found) == 1 else ""
 
 

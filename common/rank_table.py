@@ -89,7 +89,7 @@ def read(path: str | Path, wait: float = 0.0) -> RankTable:
     path = Path(path)
     end = time.monotonic() + wait
     document = _load(path)
-    while _status(document) == "initializing" and time.monotonic() < end:
+    while isinstance(document, dict) and document.get("status") == "initializing" and time.monotonic() < end:
         time.sleep(min(1.0, max(wait / 10, 0.05)))
         try:
             document = _load(path)
@@ -127,9 +127,10 @@ def _load(path: Path) -> Any:
                             "that the samples of the documentation have.") from None
         raise UserError(f"rank table {path}: is no JSON: {error.msg} in line {error.lineno}, column {error.colno}."
                         ) from None
-    except (UserError, RecursionError) as error:
-        raise UserError(f"rank table {path}: {str(error) if isinstance(error, UserError) else 'is nested too deeply.'}"
-                        ) from None
+    except RecursionError:
+        raise UserError(f"rank table {path}: is nested too deeply.") from None
+    except UserError as error:
+        raise UserError(f"rank table {path}: {error}") from None
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,10 +141,6 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise UserError(f"the key '{key}'{where} stands there twice.")
         found[key] = value
     return found
-
-
-def _status(document: Any) -> Any:
-    return document.get("status") if isinstance(document, dict) else None
 
 
 def _check(document: Any, path: Path) -> RankTable:
@@ -166,10 +163,10 @@ def _check(document: Any, path: Path) -> RankTable:
     if not isinstance(entries, list) or not entries:
         raise UserError("server_list must be a list with at least one server.")
     if "server_count" not in document:
-        raise UserError(f"server_count is missing; server_list has {_count(len(entries), 'server')}.")
+        raise UserError(f"server_count is missing; server_list has {counted(len(entries), 'server')}.")
     count = _number(document["server_count"], "server_count")
     if count != len(entries):
-        raise UserError(f"server_count is {count}, but server_list has {_count(len(entries), 'server')}.")
+        raise UserError(f"server_count is {count}, but server_list has {counted(len(entries), 'server')}.")
     servers = tuple(_server(entry, number, len(entries)) for number, entry in enumerate(entries))
     _check_servers(servers)
     _check_ranks(servers)
@@ -256,8 +253,8 @@ def _check_ranks(servers: Sequence[Server]) -> None:
     for rank, place in places:
         if rank >= len(places):
             gap = next(number for number in range(len(places)) if number not in seen)
-            raise UserError(f"{place}: rank_id is {rank}, but {_count(len(places), 'device')} must have the ranks 0 to "
-                            f"{len(places) - 1}; {gap} is missing.")
+            raise UserError(f"{place}: rank_id is {rank}, but {counted(len(places), 'device')} must have the ranks 0 "
+                            f"to {len(places) - 1}; {gap} is missing.")
 
 
 def _check_super_pods(pods: Any, servers: Sequence[str]) -> None:
@@ -345,7 +342,8 @@ def numbers(values: Sequence[int]) -> str:
     return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ends)
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Write ``1 server`` or ``2 servers``."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Sequence
 
 from common import rank_table
 from common.errors import UserError
-from common.rank_table import RankTable, numbers
+from common.rank_table import RankTable, counted, numbers
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,7 +147,8 @@ def _write(document: dict[str, Any], out: str, default: str) -> str:
 
 def _check_command(options: argparse.Namespace) -> list[str]:
     table = rank_table.read(options.file, options.wait)
-    lines = [f"{table.path}: version {table.version}, {len(table.servers)} server(s), {table.world_size} ranks."]
+    lines = [f"{table.path}: version {table.version}, {counted(len(table.servers), 'server')}, "
+             f"{counted(table.world_size, 'rank')}."]
     for number, server in enumerate(table.servers):
         lines.append(f"server {number} '{server.id}': ranks {numbers([d.rank for d in server.devices])} on devices "
                      f"{','.join(str(device.id) for device in server.devices)}")
