@@ -136,6 +136,7 @@ class Crew:
         _send(groups, signal.SIGKILL)
         for _, child in self.running:
             child.wait()
+        self.look()  # notes the exit codes
 
     def _groups(self) -> list[int]:
         """Return the process groups: each rank has its own, and msrun has one."""
