@@ -138,7 +138,11 @@ def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
     micro-batches, which are zero at the end of an epoch.
     """
     weights = checkpoint.weights_of(step.network)
-    return {p.name if p.name in weights or p.name.startswith(("train.", "ema.")) else f"optimizer.{p.name}": p
+
+    def stored(name: str) -> str:
+        return name if name in weights or name.startswith(("train.", "ema.", "optimizer.")) else f"optimizer.{name}"
+
+    return {stored(p.name): p
             for p in step.get_parameters()
             if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
