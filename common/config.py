@@ -29,6 +29,9 @@ _OF_CHECKPOINT = [name for name, field in FIELDS.items() if field.metadata["sect
                   and name not in ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers",
                                    "download", "on_error")]
 _INPUTS = ("data_dir", "eval_dir", "ckpt_path")
+# Defaults that differ for a task: MAE's recipes.
+_OF_TASK = {"pretrain": {"scale": (0.2, 1.0), "interpolation": "bicubic"},
+            "linprobe": {"global_pool": False, "batchnorm_head": True}}
 _CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -284,8 +287,7 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
         follows["dataset"] = "list"
     if on_cloud(values, os.environ):
         follows["enable_modelarts"] = True
-    if values.get("task") == "linprobe":
-        follows |= {"global_pool": False, "batchnorm_head": True}
+    follows |= _OF_TASK.get(values.get("task"), {})
     dataset = values.get("dataset", follows.get("dataset"))
     if dataset in _CLASSES:
         follows["num_classes"] = _CLASSES[dataset]

@@ -46,7 +46,7 @@ def open_samples(config: Config, split: str) -> Samples:
         raise UserError("dataset: list needs img_ids: the JSON file that lists the images.")
     if split == "eval" and config.eval_dir.lower().endswith(".json"):
         return _read_list(config, Path(config.eval_dir), Path(config.data_dir))
-    return _read_folder(_split_folder(config, split), split)
+    return _read_folder(_split_folder(config, split), split, unlabelled=config.task == "pretrain")
 
 
 def _split_folder(config: Config, split: str) -> Path:
@@ -98,8 +98,11 @@ def _class_folders(folder: Path) -> list[str]:
                   if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
 
 
-def _read_folder(folder: Path, split: str) -> FileSamples:
-    """Read a folder of class folders. Other files are ignored; archives are unpacked where there are no folders."""
+def _read_folder(folder: Path, split: str, unlabelled: bool = False) -> FileSamples:
+    """Read a folder of class folders. Other files are ignored; archives are unpacked where there are no folders.
+
+    Without labels the images may also lie in the folder itself.
+    """
     classes = _class_folders(folder)
     archives = _archives(folder)
     markers = [archive.marker_of(file, folder) for file in archives]
@@ -110,6 +113,8 @@ def _read_folder(folder: Path, split: str) -> FileSamples:
     while len(classes) == 1 and not any(map(_is_image, os.listdir(folder / classes[0]))) and _class_folders(
             folder / classes[0]):
         folder, classes = folder / classes[0], _class_folders(folder / classes[0])  # an archive's own top folder
+    if unlabelled and not classes and any(map(_is_image, os.listdir(folder))):
+        classes = ["."]
     files: list[str] = []
     labels: list[int] = []
     empty = []

@@ -15,6 +15,7 @@ SMALL = {"image_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_he
 SMALL_DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4}
 FIXED = ("pos_embed", "decoder_pos_embed")
 DATA = Path(__file__).resolve().parent / "data"
+CONFIGS = Path(__file__).resolve().parents[1] / "mae" / "config"
 TABLES = json.loads((DATA / "golden" / "schedules.json").read_text())
 
 
@@ -337,6 +338,35 @@ def test_pixel_normalisation_of_the_configuration_reaches_the_network():
     assert network.norm_pix_loss is True and network.kept == 49
     assert (len(network.blocks), len(network.decoder_blocks), network.cls_token.shape) == (1, 1, (1, 1, 48))
     assert (network.blocks[0].attn.num_heads, network.decoder_blocks[0].attn.num_heads) == (12, 2)
+
+
+def test_original_file_gives_the_pretraining_that_we_ship_but_for_the_place_of_data_and_device():
+    from common.config import from_mapping, read_yaml
+    from common.options import FIELDS
+
+    ours = from_mapping(read_yaml(CONFIGS / "mae-vit-base-p16.yaml"), "ours")
+    theirs = from_mapping(read_yaml(DATA / "seed_mae-vit-base-p16.yaml") | {"task": "pretrain", "model": ours.model},
+                          "theirs")
+    different = {name for name in FIELDS if getattr(ours, name) != getattr(theirs, name)}
+    assert different == {"data_dir", "data_path", "img_ids", "dataset", "device_id"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_file_fits_the_variant_that_it_names(path):
+    from common.config import from_mapping, network_arguments, read_yaml
+    from common.lr import peak_lr
+
+    config = from_mapping(read_yaml(path), path.name)
+    spec = SPEC.for_task(config.task)
+    variant = spec.variants[spec.variant(config.model)]
+    if "digits" not in path.name:
+        given = network_arguments(config)
+        assert {key: given[key] for key in given if key in variant} == {key: variant[key] for key in given
+                                                                       if key in variant}
+        devices = {"pretrain": 64, "train": 64, "finetune": 32, "linprobe": 32}[config.task]
+        expected = {"pretrain": 2.4e-3, "train": 1.6e-3, "linprobe": 6.4}.get(config.task,
+                                                                           2e-3 if "base" in path.name else 4e-3)
+        assert peak_lr(config, config.batch_size * devices) == pytest.approx(expected)
 
 
 def test_prediction_is_in_the_order_of_the_image_whatever_the_order_of_the_visible_patches(mode):
