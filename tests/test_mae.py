@@ -485,6 +485,29 @@ def test_without_classes_the_output_is_the_features(mode):
     assert tiny_vit(num_classes=0)(Tensor(Golden("vit_tiny_gap").images)).shape == (2, 64)
 
 
+# precision
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_half_precision_stays_near_single_precision_and_the_loss_is_float32(mode, level):
+    import mindspore as ms
+    from common.layers import apply_precision
+
+    golden = Golden("mae_vit_tiny")
+    networks = []
+    for build in (tiny_mae, tiny_vit):
+        network = apply_precision(build(), level)
+        tensors = {k: fill(k, v.shape) for k, v in official(network).items() if k not in FIXED or build is tiny_vit}
+        fixed = {name: value for name, value in parameters(network).items() if name in FIXED and build is tiny_mae}
+        load_strictly(network, SPEC.convert(tensors) | fixed)
+        networks.append(network)
+    result = Reconstruction(networks[0], golden.images, noise(2, 64), False)
+    assert result.loss == pytest.approx(float(golden.arrays["loss_raw"]), rel=5e-3)
+    assert all(np.isfinite(gradient).all() for gradient in result.gradients.values())
+    logits = networks[1].set_train(False)(ms.Tensor(golden.images))
+    assert logits.dtype == ms.float32
+    np.testing.assert_allclose(logits.asnumpy(), Golden("vit_tiny_gap").arrays["logits"], atol=2e-2)
+
+
 # initial values
 
 def test_autoencoder_begins_as_the_authors_does():
