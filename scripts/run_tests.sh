@@ -3,13 +3,19 @@
 #   bash scripts/run_tests.sh                      everything
 #   bash scripts/run_tests.sh -k name              and any other arguments of pytest
 #   bash scripts/run_tests.sh tests/test_lr.py     one file
-# ZOO_TEST_LIMIT: seconds after which the run is ended, 1700 unless given. ZOO_TEST_WORKERS: processes, 1 unless given.
+# Every process of MindSpore computes on one core, so the tests run in two processes where there are two cores.
+# ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 3000 unless given.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname -- "$0")/_env.sh"
 
 prepare_environment
 need=(pytest==9.2.0) modules=pytest workers=()
-if [ -n "${ZOO_TEST_WORKERS:-}" ]; then
+cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null) || cores=1
+if [ -z "${ZOO_TEST_WORKERS:-}" ] && [ "$cores" -gt 1 ]; then
+    # in an environment of the user's own nothing is installed, so there only if pytest-xdist is there already
+    if [ "${ZOO_VENV:-}" != none ] || "$PY" -c 'import xdist' 2>/dev/null; then ZOO_TEST_WORKERS=2; fi
+fi
+if [ "${ZOO_TEST_WORKERS:-1}" != 1 ]; then
     need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist loadfile)
 fi
 if ! "$PY" -c "import $modules" 2>/dev/null; then
@@ -27,11 +33,11 @@ for argument in "$@"; do
 done
 limit=()
 if command -v timeout >/dev/null; then
-    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-1700}")
-    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-1700}") # Ctrl-C reaches pytest
+    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-3000}")
+    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-3000}") # Ctrl-C reaches pytest
 fi
 code=0
 ${limit[@]+"${limit[@]}"} "$PY" -m pytest -c "$ROOT/tests/pytest.ini" --rootdir "$ROOT/tests" \
     ${workers[@]+"${workers[@]}"} ${what[@]+"${what[@]}"} "$@" || code=$?
-case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-1700} s." >&2 ;; esac
+case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-3000} s." >&2 ;; esac
 exit "$code"
