@@ -141,8 +141,9 @@ class TrainStep(nn.Cell):
         loss = scaled / self.loss_scale
         ops.assign_add(self.micro_steps, 1)
         ops.assign_add(self.loss_sum, loss)
-        if self.bad_step < 0 and not ops.isfinite(loss):
-            ops.assign(self.bad_step, self.micro_steps)
+        # no branch: one that needs the loss alone would part forward and backward, and keep every activation alive
+        bad = ops.logical_and(self.bad_step < 0, ops.logical_not(ops.isfinite(loss)))
+        ops.assign(self.bad_step, ops.select(bad, self.micro_steps, self.bad_step))
         if self.random_states is not None:
             for state in self.random_states:
                 ops.assign_add(state, self.next_draw)
