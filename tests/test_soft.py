@@ -1,12 +1,14 @@
 """SOFT: the authors' numbers, sizes, precision, initial values, bad arguments, names of weights."""
 import itertools
 import math
+import os
 import subprocess
 import sys
 
 import mindspore as ms
 import numpy as np
 import pytest
+from entry import ROOT
 from golden import Golden, Tolerances, check_classifier, load_strictly
 from golden_rule import pattern
 from mindspore import Tensor, nn, ops
@@ -49,11 +51,28 @@ class Reference(Golden):
 # the whole network
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["soft_tiny", "soft_tiny_ill", "soft_norm_tiny"])
+@pytest.mark.parametrize("name", ["soft_tiny", "soft_norm_tiny"])
 def test_network_reproduces_the_golden_numbers(mode, name):
+    check_network(name)
+
+
+@pytest.mark.slow
+def test_nearly_singular_network_reproduces_the_golden_numbers(mode):
+    """In a process of its own, with the CPU kernels that SOFT's programs choose: those of the tests lack the fused
+    multiply-add, and their rounding alone, after Newton's steps, is as large as what is allowed."""
+    code = (f"import mindspore as ms, test_soft; ms.set_context(mode=ms.{mode.upper()}_MODE); "
+            "test_soft.check_network('soft_tiny_ill')")
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                            env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": paths})
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def check_network(name: str) -> None:
+    """Hold a network to a stored run."""
     reference = Reference(name)
-    print(check_classifier(reference, reference.network(), SPEC.convert, SPEC.restore,
-                           ILL if reference.ill else TOLERANCES))
+    print(name, check_classifier(reference, reference.network(), SPEC.convert, SPEC.restore,
+                                 ILL if reference.ill else TOLERANCES))
 
 
 @pytest.mark.slow

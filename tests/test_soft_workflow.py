@@ -48,7 +48,7 @@ def test_a_small_soft_learns_the_digits(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert max(row["top1"] for row in rows) >= 0.96
     losses = [row["loss"] for row in rows]
-    assert losses[0] > 1.5 and losses[-1] == min(losses)
+    assert losses[-1] < 0.4 * losses[0] and losses[-1] < 1.02 * min(losses)
     assert sum(later < earlier for earlier, later in zip(losses, losses[1:])) >= len(losses) - 3
     assert (tmp_path / "run" / "curves.png").is_file()
 
