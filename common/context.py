@@ -54,11 +54,11 @@ class Runtime:
 
 
 def prepare_environment(spec: ModelSpec) -> None:
-    """Set the environment variables of MindSpore and its libraries before they read them; what the user has set is kept.
+    """Set the environment variables that MindSpore and its libraries read; what the user has set is kept.
 
     MindSpore's own are read when it is imported, that of its oneDNN at the first operation. Its CPU convolutions with
-    kernels over 1 x 1 fall into a scalar reference kernel on machines with AVX-512 (measured: 18 times slower for a
-    ConvMLP-S, 90 times for a single convolution); limited to AVX2, which changes nothing elsewhere, the library picks a
+    kernels over 1 x 1 fall into a scalar reference kernel on machines with AVX-512 (measured: a ConvMLP-S trains 24
+    times slower and predicts 44 times slower); limited to AVX2, which changes nothing elsewhere, the library picks a
     matrix product. Networks without such convolutions keep AVX-512, with which their matrix products can be faster.
     """
     os.environ.setdefault("GLOG_v", "3")

@@ -2,6 +2,7 @@
 import argparse
 import sys
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
@@ -174,17 +175,14 @@ def compare_with_timm(spec: ModelSpec, name: str, settings: Mapping[str, Any], n
     """Give timm's network ``name`` the weights of ours, run the fixed image through both, and say how they agree.
 
     Raises:
-        UserError: if torch or timm is missing, if timm's network has other tensors, or if the logits differ by more
-            than 1e-4 (for large logits, of the largest).
+        UserError: if timm's network has other tensors, or if the logits differ by more than 1e-4 (for large logits, of
+            the largest).
     """
+    import timm
+    import torch
+
     from common.checkpoint import weights_of
 
-    try:
-        import timm
-        import torch
-    except ImportError as error:
-        raise UserError(f"against: comparing needs torch and timm ({error}); 'pip install torch timm', or leave "
-                        "--against out.") from error
     size = settings.get("image_size", 224)
     options = {"num_classes": settings.get("num_classes", 1000), "in_chans": settings.get("in_channels", 3)}
     reference = timm.create_model(name, **options, **({} if size == 224 else {"img_size": size})).eval()
@@ -262,6 +260,8 @@ def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architectur
         raise UserError(f"num_classes: {options.num_classes} must be a positive number, and is only for .ckpt output.")
     if options.against and not timm:
         raise UserError(f"against: timm has no {spec.name}; --verify prints checksums that two machines can compare.")
+    if options.against and not (find_spec("torch") and find_spec("timm")):
+        raise UserError("against: comparing needs torch and timm; 'pip install torch timm', or leave --against out.")
     if back:
         to_safetensors(spec, architecture, path, out, options.model)
     else:

@@ -5,10 +5,12 @@ import pickle
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from entry import run, sentence
 from golden import Golden, load_strictly
 from safetensors.numpy import load_file, save_file
 
@@ -323,3 +325,21 @@ def test_verification_notices_a_changed_weight(weights):
     after = convert.verify(network, 3, (32, 32))
     assert all(left != right for left, right in zip(before, after, strict=True))
     assert after[2].startswith("top five: class 3 ")
+
+
+def test_comparing_with_timm_needs_timm_before_anything_is_written(file):
+    if find_spec("timm") and find_spec("torch"):
+        pytest.skip("torch and timm are installed")
+    result = run("gmlp/pth2ckpt.py", "--ckpt_path", file, "--against", "timm")
+    assert "comparing needs torch and timm" in sentence(result)
+    assert not file.with_suffix(".ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_converted_network_computes_what_timm_does(tmp_path):
+    pytest.importorskip("timm", reason="this compares with timm, which is not installed here")
+    save_file(Golden("gmlp_ti16_224").tensors(), tmp_path / "ti.safetensors")
+    result = run("gmlp/pth2ckpt.py", "--ckpt_path", tmp_path / "ti.safetensors", "--against", "timm")
+    assert result.returncode == 0, result.stderr
+    difference = float(result.stdout.rsplit("differ by at most ", 1)[1])
+    assert difference < 2e-5

@@ -195,6 +195,24 @@ def test_an_archive_in_the_data_folder_is_unpacked(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_continued_training_has_the_statistics_and_averages_of_one_that_never_stopped(tmp_path):
+    """BatchNorm's statistics, drop path, moving averages: everything that ConvMLP adds to what a checkpoint holds."""
+    write_cifar10(tmp_path / "data")
+    flags = ("--ema", "True", "--ema_decay", 0.9, *SMALL, "--depths", "2,1,1")
+    for folder, epochs in (("whole", 2), ("parts", 1), ("parts", 2)):
+        result = run(ROOT / "convmlp" / "train.py", *flags, "--scheduler", "constant", "--epoch_size", epochs,
+                     "--ckpt_save_dir", folder, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    whole, parts = (checkpoint.load(tmp_path / folder / "convmlp_s-2_22.ckpt")[0] for folder in ("whole", "parts"))
+    assert "stages.0.blocks.1.connect.weight" in whole  # the one with drop path
+    assert set(whole) == set(parts) and "ema.tokenizer.block.1.moving_variance" in whole
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    row = json.loads((tmp_path / "parts" / "history.jsonl").read_text().splitlines()[-1])
+    result = run(ROOT / "convmlp" / "eval.py", "--ckpt_path", "parts/convmlp_s-2_22.ckpt", cwd=tmp_path)
+    assert f"accuracy:{{'acc':{row['top1']:.4f}}}" in result.stdout  # of the averages
+
+
+@pytest.mark.slow
 def test_the_shipped_recipe_learns_the_digits_to_96_per_cent(tmp_path):
     result = run("convmlp/train.py", "--config_path", "config/convmlp_digits.yaml", "--ckpt_save_dir", tmp_path / "run",
                  timeout=900)
