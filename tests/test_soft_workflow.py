@@ -65,7 +65,8 @@ def trained(tmp_path_factory):
 
 def test_training_logs_the_seeds_lines_in_their_order(trained):
     _, result = trained
-    lines = [line for line in result.stdout.splitlines() if re.search(r"epoch\[|training time|last_metric|mean_fps", line)]
+    own = r"epoch\[|training time|last_metric|mean_fps"
+    lines = [line for line in result.stdout.splitlines() if re.search(own, line)]
     number = r"\d+\.\d"
     epoch = (rf"epoch time: {number}{{2}}s, per step time: {number}{{4}}s, loss={number}{{6}}, lr={number}{{6}}, "
              rf"fps={number}{{2}}, accuracy={number}{{6}}, eval_cost={number}{{2}}")

@@ -69,7 +69,7 @@ class NewtonInverse(Newton):
 class NormalisedInverse(Newton):
     """D^(-1/2) V D^(-1/2), V the inverse of ``kernel``, D the diagonal matrix of its row sums.
 
-    One number, taken over the whole batch, scales the beginning of the iteration: where the iteration has not converged,
+    One number, taken over the whole batch, scales the beginning of the iteration: where that has not converged,
     a sample's result depends on its companions. Gradients flow through all of it. Source: the second paper, and the
     authors' code.
 

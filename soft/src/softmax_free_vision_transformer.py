@@ -256,7 +256,7 @@ def as_maps(tokens, grid):
     return tokens.swapaxes(1, 2).reshape(-1, tokens.shape[2], *grid)
 
 
-def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Sequence[int], drop_path_rate: float) -> None:
+def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Sequence[int], drop_rate: float) -> None:
     """Refuse sizes that do not fit together.
 
     Raises:
@@ -268,8 +268,8 @@ def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Seque
             raise UserError(f"{key}: {shown} must be four numbers from 1, one per stage.")
     if any(dim % heads for dim, heads in zip(dims, num_heads)):
         raise UserError(f"num_heads: {list(num_heads)} must divide dims {list(dims)}, stage by stage.")
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"drop_path_rate: {drop_path_rate} is not a probability in [0, 1).")
+    if not 0 <= drop_rate < 1:
+        raise UserError(f"drop_path_rate: {drop_rate} is not a probability in [0, 1).")
 
 
 def check_landmarks(image_size: tuple[int, int]) -> None:
@@ -281,9 +281,9 @@ def check_landmarks(image_size: tuple[int, int]) -> None:
     for stage, ratio in enumerate(RATIOS):
         grid = [math.ceil(side / (4 << stage)) for side in image_size]  # every convolution of stride 2 rounds up
         if min(grid) < ratio:
-            raise UserError(f"image_size: {image_size[0]} x {image_size[1]} gives a map of {grid[0]} x {grid[1]} tokens "
-                            f"in stage {stage + 1}, too small for one landmark, which stands for {ratio} x {ratio}; the "
-                            "smallest image is 29 x 29.")
+            raise UserError(f"image_size: {image_size[0]} x {image_size[1]} gives a map of {grid[0]} x {grid[1]} tokens"
+                            f" in stage {stage + 1}, too small for one landmark, which stands for {ratio} x {ratio}; "
+                            "the smallest image is 29 x 29.")
 
 
 def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, fan_in: Mapping[str, int],

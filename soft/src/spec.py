@@ -9,8 +9,8 @@ import numpy as np
 from common.errors import UserError, nearest
 from common.spec import OLD_ZOO_STYLE, ModelSpec
 
-# name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has 20
-# blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.
+# name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has
+# 20 blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.
 SIZES = {
     "tiny": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 2, 3, 2)),
     "small": ((64, 128, 320, 512), (2, 4, 10, 16), (1, 3, 20, 4)),
