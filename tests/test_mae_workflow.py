@@ -34,8 +34,8 @@ def write(path: Path, *parts, **changes) -> Path:
     return path
 
 
-def start(entry, config, folder, *more):
-    return run(f"mae/{entry}.py", "--config_path", config, "--ckpt_save_dir", folder, *more)
+def start(entry, config, folder, *more, timeout=300):
+    return run(f"mae/{entry}.py", "--config_path", config, "--ckpt_save_dir", folder, *more, timeout=timeout)
 
 
 def log_of(result) -> str:
@@ -271,11 +271,11 @@ def test_the_list_of_images_selects_them(tmp_path):
 def test_pretraining_on_the_digits_helps_a_linear_classifier_and_fine_tuning_reaches_96_percent(tmp_path):
     """The shipped configurations; the probes get half of their epochs."""
     def top1(entry, config, folder, *more):
-        log_of(start(entry, f"config/{config}-vit-digits.yaml", tmp_path / folder, *more))
+        log_of(start(entry, f"config/{config}-vit-digits.yaml", tmp_path / folder, *more, timeout=1200))
         return max(row.get("top1", 0) for row in history(tmp_path / folder))
 
     top1("pretrain", "mae", "mae")
     weights = ("--ckpt_path", next((tmp_path / "mae").glob("*.ckpt")))
     trained = top1("linprobe", "linprobe", "probe", "--epochs", "10", *weights)
-    assert trained > top1("linprobe", "linprobe", "random", "--epochs", "10") + 0.1
+    assert trained > top1("linprobe", "linprobe", "random", "--epochs", "10") + 0.2
     assert top1("finetune", "finetune", "finetune", *weights) >= 0.96
