@@ -7,6 +7,7 @@ epochs change nothing in what a training sees.
 """
 import dataclasses
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,10 @@ _SHARED_MEMORY = "/dev/shm"
 _JSD_GROUPS = 3  # parts of a batch that common.loss.JensenShannon compares: clean images and two augmented copies
 
 logger = logging.getLogger(__name__)
+
+# A worker process inherits the parent's objects. If its garbage collector met one of the framework's iterators among
+# them, the iterator would stop threads that this process does not have, and abort. Frozen objects are never collected.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
