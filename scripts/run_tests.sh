@@ -4,7 +4,7 @@
 #   bash scripts/run_tests.sh -k name              and any other arguments of pytest
 #   bash scripts/run_tests.sh tests/test_lr.py     one file
 # Every process of MindSpore computes on one core, so the tests run in two processes where there are two cores.
-# ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 3000 unless given.
+# ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 5000 unless given.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname -- "$0")/_env.sh"
 
@@ -33,11 +33,11 @@ for argument in "$@"; do
 done
 limit=()
 if command -v timeout >/dev/null; then
-    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-3000}")
-    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-3000}") # Ctrl-C reaches pytest
+    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-5000}")
+    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-5000}") # Ctrl-C reaches pytest
 fi
 code=0
 ${limit[@]+"${limit[@]}"} "$PY" -m pytest -c "$ROOT/tests/pytest.ini" --rootdir "$ROOT/tests" \
     ${workers[@]+"${workers[@]}"} ${what[@]+"${what[@]}"} "$@" || code=$?
-case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-3000} s." >&2 ;; esac
+case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-5000} s." >&2 ;; esac
 exit "$code"
