@@ -76,8 +76,9 @@ def start(config: Any) -> Runtime:
 
     device = _choose_device(config.device_target)
     device_id = config.device_id
-    if device_id is None:
-        device_id = _environment_number("DEVICE_ID", _environment_number("ASCEND_DEVICE_ID", None))
+    launched = _environment_number("DEVICE_ID", _environment_number("ASCEND_DEVICE_ID", None))
+    if device_id is None or (config.distribute and launched is not None):
+        device_id = launched  # one number in a shared file would put every rank on the same device
     try:
         ms.set_device(device, device_id) if device != "CPU" and device_id is not None else ms.set_device(device)
     except (RuntimeError, ValueError) as error:
