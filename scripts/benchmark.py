@@ -385,6 +385,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = ratios(results)
         print(report(config, results, found))
         print("{processor}, {cores} cores, load {load} before".format(**before), f"and {machine()['load']} after")
+        if before["load"] > before["cores"]:
+            say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")
         if arguments.json:
             everything = {"machine": before, "model": config.model, "batch_size": config.batch_size,
                           "image_size": config.image_size, "results": results, "ratios": found}
