@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -26,7 +27,7 @@ def serve(pipe: Any, build: Callable[..., tuple[dict, Step]], arguments: Sequenc
             cpu, wall = time.process_time(), time.perf_counter()
             run()
             pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        pipe.send(peak_memory())
     except EOFError:
         return  # the other side has given up
     except Exception as error:
@@ -34,6 +35,14 @@ def serve(pipe: Any, build: Callable[..., tuple[dict, Step]], arguments: Sequenc
         if sentence is None:
             raise
         pipe.send(sentence)
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would begin with the memory of the process that started this one
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Measurement:
