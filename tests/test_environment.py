@@ -293,9 +293,9 @@ def test_own_environment_with_other_versions_is_taken_with_a_warning(tree, tmp_p
 
 
 def run_tests(tree: Path, *arguments: str, shell: str = "sh", **values: str) -> subprocess.CompletedProcess:
-    """Run the copied run_tests.sh with the packages of this interpreter."""
+    """Run the copied run_tests.sh with the packages of this interpreter, in one process whether or not it has xdist."""
     return subprocess.run([shell, str(tree / "scripts/run_tests.sh"), *arguments], text=True, capture_output=True,
-                          env=environment(ZOO_VENV="none", **values), timeout=120)
+                          env=environment(**{"ZOO_VENV": "none", "ZOO_TEST_WORKERS": "1", **values}), timeout=120)
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
