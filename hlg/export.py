@@ -1,0 +1,11 @@
+"""Export HLG: ``python hlg/export.py --ckpt_path FILE.ckpt --file_format MINDIR``."""
+import sys
+from pathlib import Path
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.main import main
+from hlg.src.spec import SPEC
+
+if __name__ == "__main__":
+    main("export", SPEC)

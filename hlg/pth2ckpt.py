@@ -1,0 +1,11 @@
+"""Convert HLG weights: ``python hlg/pth2ckpt.py --ckpt_path FILE.pth`` writes FILE.ckpt; a .ckpt goes back."""
+import sys
+from pathlib import Path
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.convert import main
+from hlg.src.spec import SPEC, architecture
+
+if __name__ == "__main__":
+    main(SPEC, architecture)

@@ -1,0 +1,11 @@
+"""Train HLG: ``python hlg/train.py --config_path config/hlg_config.yml --data_dir /path/to/imagenet``."""
+import sys
+from pathlib import Path
+
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.main import main
+from hlg.src.spec import SPEC
+
+if __name__ == "__main__":
+    main("train", SPEC)
