@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from common.errors import UserError
 from common.options import Config
@@ -145,7 +145,7 @@ class ArraySamples(Samples):
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """Return an image file as RGB; grey, palette and transparent images are converted as PIL does.
+    """Return an image file as ``to_rgb`` makes it.
 
     Raises:
         UserError: if it is no image, or broken.
@@ -153,15 +153,36 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            if image.mode == "RGB":
-                return image
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+            return to_rgb(image)
     except _DECODING_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).replace(f" {os.fspath(path)!r}", "") or "broken"
         raise UserError(f"{path} is no image that can be read ({reason}); remove it, or set on_error: "
                         "skip.".replace("\n", " ")) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, upright: turned as the camera noted it in its EXIF data.
+
+    Grey and palette images are converted as PIL does, transparency is dropped. The 65,536 levels of 16-bit grey are
+    brought to 256; PIL alone would turn all above 255 into white.
+    """
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how the camera was held: 1 is upright, which is also taken where the EXIF data cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODING_ERRORS:
+        return 1
 
 
 def check_classes(samples: Samples, config: Config) -> None:

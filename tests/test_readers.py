@@ -506,3 +506,18 @@ def test_digits_command_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert digits.main(["write", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path):
+    levels = np.array([[0, 255, 256], [0x8000, 0xabcd, 0xffff]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    assert np.asarray(readers.load_image(tmp_path / "grey.png"))[..., 1].tolist() == [[0, 0, 1], [128, 0xab, 255]]
+
+
+def test_a_photo_is_turned_as_its_camera_noted(tmp_path):
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to the right
+    picture.save(tmp_path / "photo.png", exif=exif)
+    loaded = readers.load_image(tmp_path / "photo.png")
+    assert np.array_equal(np.asarray(loaded), np.rot90(np.asarray(picture), -1))
