@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.train import Callback, Model
 
-from common import callback, checkpoint, config as config_module, dataset, readers
+from common import batch_norm, callback, checkpoint, config as config_module, dataset, readers
 from common.config import Config
 from common.context import Runtime, start
 from common.errors import UserError
@@ -50,7 +50,7 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
     lr = schedule(config, steps_per_epoch, global_batch)
 
     logger, folder = _open_run(config, spec, runtime)
-    network = build_network(config, spec)
+    network = build_network(config, spec, runtime.world_size)
     if config.task == "linprobe":
         freeze_body(network)
     step = build_step(config, spec, network, lr, runtime)
@@ -146,11 +146,13 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     return results
 
 
-def build_network(config: Config, spec: ModelSpec) -> nn.Cell:
-    """Build the network of a configuration at its precision."""
+def build_network(config: Config, spec: ModelSpec, world_size: int = 1) -> nn.Cell:
+    """Build the network of a configuration at its precision; with ``sync_bn``, for training on so many ranks."""
     network = spec.build(config.model, num_classes=config.num_classes, image_size=config.image_size,
                          in_channels=config.in_channels, drop_path_rate=config.drop_path_rate,
                          **config_module.network_arguments(config))
+    if config.sync_bn and world_size > 1:
+        batch_norm.synchronise(network, world_size)
     if config.amp_level != "O0" and ms.get_current_device()[0] == "CPU":
         get_logger().warning(f"amp_level: {config.amp_level} on a CPU only shows that it works: float16 is slower "
                              "there than O0.")
@@ -201,7 +203,7 @@ def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: 
                micro_batches: int, start_epoch: int) -> list[Callback]:
     """Return what happens around the steps, in the order in which it happens."""
     title = f"{spec.display_name(config.model)} on {samples.name}"
-    found = [callback.EpochRecord(state, step, micro_batches, runtime),
+    found = [callback.EpochRecord(state, step, micro_batches, runtime), batch_norm.SharedStatistics(step, runtime),
              callback.StopOnBadLoss(step, config.log_interval, config.drop_overflow_update)]
     if runtime.is_main:
         found.append(callback.ProgressBar(state, lines.logger, micro_batches, config.log_interval, start_epoch))

@@ -105,6 +105,7 @@ class ProbeNorm(Float32Cell):
 
     def __init__(self, dim: int):
         super().__init__()
+        self.eps, self.momentum = NORM_EPS, PROBE_MOMENTUM
         self.moving_mean = Parameter(Tensor(np.zeros(dim), ms.float32), name="moving_mean", requires_grad=False)
         self.moving_variance = Parameter(Tensor(np.ones(dim), ms.float32), name="moving_variance", requires_grad=False)
 
