@@ -15,8 +15,9 @@ from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
+from common.layers import TanhGELU
 from soft.src.softmax_free_transformer import (Dropout, GaussianKernels, NewtonInverse, NormalisedInverse,
-                                               SoftmaxFreeAttention, TanhGELU)
+                                               SoftmaxFreeAttention)
 from soft.src.spec import SIZES, SPEC, architecture
 
 TOLERANCES = Tolerances(loss_train=1e-4, norms_eval=(1e-3, 1e-5), norms_train=(5e-3, 1e-5))

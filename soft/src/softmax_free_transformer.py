@@ -10,7 +10,7 @@ stand between them (Nystroem's method), so that time and memory grow linearly wi
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.layers import GELU, DropPath, Float32Cell, LayerNorm
+from common.layers import GELU, DropPath, Float32Cell, LayerNorm, TanhGELU
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
 RIDGE = 0.01              # added to the diagonal of the landmark kernel before it is inverted
@@ -205,17 +205,6 @@ class SoftmaxFreeAttention(nn.Cell):
         to_landmarks, inverse = self.factors(self.split(self.query(x)) * self.scale, grid)
         chosen = ops.stack([to_landmarks[:, :, position] for position in positions], 2)
         return ops.matmul(ops.matmul(chosen, inverse), to_landmarks.swapaxes(2, 3))
-
-
-class TanhGELU(nn.Cell):
-    """The approximation of GELU by tanh, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), for any shape.
-
-    Written with the sigmoid, as (1 + tanh(u)) / 2 = sigmoid(2 u): on a CPU the framework's tanh is off by 1e-4, and its
-    own form of this function takes five times as long.
-    """
-
-    def construct(self, x):
-        return x * ops.sigmoid(x * (1.5957691216057308 + 0.07135481627260025 * x * x))
 
 
 class Dropout(DropPath):
