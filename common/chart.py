@@ -1,79 +1,154 @@
-"""Curves in panels, drawn to an image: with matplotlib, or with Pillow alone. Imports without MindSpore.
+"""Curves in panels, drawn with Pillow, which brings its own font, so that they look alike on every machine.
 
-Both ways get the same curves, ticks and labels from ``Panel``, so the pictures say the same.
+Imports without MindSpore.
 """
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 PANEL_SIZE = (460, 380)  # pixels, width and height of one panel with its title and labels
 HEADING = 32  # pixels above the panels
 MARGINS = (66, 64, 18, 52)  # pixels of a panel left, above, right and below the area where the curves are
+LEGEND_ROW = 24  # pixels, height of a row of the legend that all panels share
 LINE, DOT = 2.5, 3.5  # pixels, thickness of a curve and radius of a dot
+DASH, SPACE = 9.0, 5.0  # pixels of a dashed curve
 MARKED_POINTS = 30  # a curve of at most so many points shows each of them as a dot
 BLUE, ORANGE, GREEN, PURPLE = "#1f62ac", "#de6810", "#228b4a", "#8252a8"
-TEXT, FRAME, GRID = "#282828", "#6e6e6e", "#e1e1e1"
+# Colours that also the colour-blind tell apart, but for the yellow, which is too faint on white. Source: Okabe and Ito
+# 2008, "Color Universal Design".
+DISTINCT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+TEXT, FRAME, GRID, SHADE = "#282828", "#6e6e6e", "#e1e1e1", "#eceff4"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a panel: its legend and its points, epochs ascending and every number finite."""
+    """One line of a panel: its legend and its points, epochs ascending and every number finite.
+
+    ``whole``: points may lie at any distances, and none is missing between them. ``marked``: if they are few, each is
+    shown as a dot.
+    """
 
     label: str
     points: tuple[tuple[float, float], ...]
     color: str
+    dashed: bool = False
+    whole: bool = False
+    marked: bool = True
 
     @property
     def has_dots(self) -> bool:
         """Whether every point is shown, and not the line alone."""
-        return len(self.points) <= MARKED_POINTS
+        return self.marked and len(self.points) <= MARKED_POINTS
 
     def pieces(self) -> list[list[tuple[float, float]]]:
         """Split the points where some are missing: where the step between two epochs is larger than it usually is.
 
         A value that is measured every five epochs is one piece, a value that is there but for one epoch two.
         """
+        if self.whole:
+            return [list(self.points)]
         steps = [b[0] - a[0] for a, b in zip(self.points, self.points[1:])]
         usual = max(Counter(steps).items(), key=lambda item: (item[1], item[0]))[0] if steps else 0
         pieces = [[self.points[0]]]
         for step, point in zip(steps, self.points[1:]):
-            if step > usual:
+            if step > usual * (1 + 1e-6):
                 pieces.append([])
             pieces[-1].append(point)
         return pieces
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stretch of the epochs with a background of its own."""
+
+    label: str
+    epochs: tuple[float, float]
+    color: str = SHADE
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One pair of axes; the title names the quantity and its unit, and all panels of a picture show the same epochs."""
+    """One pair of axes; the title names the quantity and its unit, and all panels of a picture show the same epochs.
+
+    ``log``: the values, all above 0, stand on a logarithmic axis.
+    """
 
     title: str
     curves: tuple[Curve, ...]
     epochs: tuple[float, float]
+    log: bool = False
+    spans: tuple[Span, ...] = ()
 
     def ticks(self, axis: int) -> list[float]:
         """Return the tick positions of the epochs (``axis`` 0) or of the values (1)."""
         if axis == 0:
             return nice_ticks(*self.epochs, integers=True)
-        values = [value for curve in self.curves for _, value in curve.points] or [0.0]
-        return nice_ticks(min(values), max(values))
+        values = [value for curve in self.curves for _, value in curve.points] or [1.0 if self.log else 0.0]
+        return log_ticks(min(values), max(values)) if self.log else nice_ticks(min(values), max(values))
 
     def limits(self, axis: int) -> tuple[float, float]:
-        """Return the range of the epochs (``axis`` 0) or of the values (1), with some room at both ends."""
+        """Return the range of the epochs (``axis`` 0) or of the values (1), with some room at both ends.
+
+        That of values on a logarithmic axis is the range of their logarithms to base 10.
+        """
         low, high = self.epochs if axis == 0 else (self.ticks(1)[0], self.ticks(1)[-1])
+        if axis == 1 and self.log:
+            low, high = math.log10(low), math.log10(high)
         room = 0.03 * (high - low) or 0.5
         return low - room, high + room
 
 
-def draw_panels(panels: Sequence[Panel], title: str) -> Image.Image:
-    """Draw panels side by side under a title: with matplotlib where it is installed, otherwise with Pillow."""
-    try:
-        return draw_with_matplotlib(panels, title)
-    except ImportError:
-        return draw_with_pillow(panels, title)
+def draw_panels(panels: Sequence[Panel], title: str, legend: Sequence[Curve | Span] = (),
+                size: tuple[int, int] = PANEL_SIZE) -> Image.Image:
+    """Draw panels side by side under a title: lines at four times the size and scaled down, then sharp text on top.
+
+    Args:
+        panels: at least one.
+        title: is cut where it is too long.
+        legend: what is explained once for all panels; without it, each panel explains its own curves.
+        size: width and height of one panel, in pixels.
+
+    Returns:
+        An RGB image.
+    """
+    width = size[0] * len(panels)
+    rows = list(_legend_rows(legend, width - 32))
+    top = HEADING + LEGEND_ROW * len(rows)
+    image = Image.new("RGB", (width, size[1] + top), "white")
+    for number, panel in enumerate(panels):
+        image.paste(_Axes(panel, size, own_legend=not legend).draw(), (number * size[0], top))
+    pen = ImageDraw.Draw(image)
+    pen.text((16, 12), fit_text(title, font(18), width - 32), fill=TEXT, font=font(18), stroke_width=0.3,
+             stroke_fill=TEXT)
+    for number, row in enumerate(rows):
+        image.paste(_legend_row(row, width), (0, HEADING + LEGEND_ROW * number + 6))
+    return image
+
+
+def fit_text(text: str, letters: ImageFont.FreeTypeFont, width: float, keep_end: bool = False) -> str:
+    """Cut a line that is wider than ``width`` pixels, at its end or at its beginning, and mark the cut with an ellipsis.
+    """
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(text + "…") > width:
+        text = text[1:] if keep_end else text[:-1]
+    return "…" + text if keep_end else text + "…"
+
+
+def log_ticks(low: float, high: float, wanted: int = 7) -> list[float]:
+    """Return ticks around positive values: powers of ten, and 2 and 5 times these where the range is short."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    if last - first > 2:
+        step = math.ceil((last - first) / wanted)
+        return [float(f"1e{n}") for n in range(first, last + step, step)]
+    ticks = [float(f"{factor}e{n}") for n in range(first, max(last, first + 1) + 1) for factor in (1, 2, 5)]
+    below = max(i for i, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+    above = min(i for i, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+    return ticks[below:max(above, below + 1) + 1]
 
 
 def nice_ticks(low: float, high: float, integers: bool = False, wanted: int = 6) -> list[float]:
@@ -93,8 +168,14 @@ def nice_ticks(low: float, high: float, integers: bool = False, wanted: int = 6)
     return [float(f"{n * step:.12g}") for n in range(start, stop + 1)]
 
 
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Write ticks with as few decimals as tell them apart, or as ``2e-5`` where they are very small or large."""
+def tick_labels(ticks: Sequence[float], log: bool = False) -> list[str]:
+    """Write ticks with as few decimals as tell them apart, or as ``2e-5`` where they are very small or large.
+
+    Those of a logarithmic axis (``log``) are written one by one.
+    """
+    if log:
+        plain = all(1e-3 <= tick < 1e6 for tick in ticks)
+        return [f"{tick:g}" if plain else f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") for tick in ticks]
     largest = max(abs(tick) for tick in ticks)
     form = "f" if largest == 0 or 1e-3 <= largest < 1e6 else "e"
     for places in range(13):
@@ -106,115 +187,47 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     return ["0" if tick == 0 and form == "e" else label for label, tick in zip(labels, ticks)]
 
 
-def draw_with_matplotlib(panels: Sequence[Panel], title: str) -> Image.Image:
-    """Draw panels side by side with matplotlib; raises ImportError where it is missing or broken."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width, height, point = PANEL_SIZE[0] * len(panels) / 100, (PANEL_SIZE[1] + HEADING) / 100, 0.72
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")  # at 100 dpi a pixel is 0.72 points
-    canvas = FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        axes.set_title(panel.title, loc="left", fontsize=12, pad=26)
-        axes.set_xlabel("epoch")
-        for axis, (set_limits, set_ticks) in enumerate(((axes.set_xlim, axes.set_xticks),
-                                                        (axes.set_ylim, axes.set_yticks))):
-            set_limits(*panel.limits(axis))
-            set_ticks(panel.ticks(axis), tick_labels(panel.ticks(axis)))
-        axes.grid(color=GRID)
-        axes.set_axisbelow(True)
-        for curve in panel.curves:
-            for number, piece in enumerate(curve.pieces()):
-                axes.plot(*zip(*piece), color=curve.color, linewidth=LINE * point,
-                          marker="o" if curve.has_dots or len(piece) == 1 else None, markersize=2 * DOT * point,
-                          label=curve.label if number == 0 else None)
-        if panel.curves:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, frameon=False, fontsize=10)
-        else:
-            axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
-    canvas.draw()
-    return Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+def _legend_width(entry: Curve | Span) -> float:
+    return 30 + font(13).getlength(entry.label) + 18
 
 
-def draw_with_pillow(panels: Sequence[Panel], title: str) -> Image.Image:
-    """Draw panels side by side with Pillow: lines at four times the size and scaled down, then sharp text on top."""
-    image = Image.new("RGB", (PANEL_SIZE[0] * len(panels), PANEL_SIZE[1] + HEADING), "white")
-    for number, panel in enumerate(panels):
-        image.paste(_PillowPanel(panel).draw(), (number * PANEL_SIZE[0], HEADING))
-    ImageDraw.Draw(image).text((16, 12), title, fill=TEXT, font=font(18), stroke_width=0.3, stroke_fill=TEXT)
-    return image
+def _legend_rows(entries: Sequence[Curve | Span], width: int) -> Iterator[list[Curve | Span]]:
+    """Distribute entries over rows of ``width`` pixels."""
+    row: list[Curve | Span] = []
+    for entry in entries:
+        if row and sum(map(_legend_width, [*row, entry])) > width:
+            yield row
+            row = []
+        row.append(entry)
+    if row:
+        yield row
 
 
-class _PillowPanel:
-    """One pair of axes, drawn with Pillow. All coordinates are pixels of the finished picture."""
+def _legend_row(entries: Sequence[Curve | Span], width: int) -> Image.Image:
+    """Draw a row of the shared legend, (width, LEGEND_ROW) pixels."""
+    canvas = _Canvas((width, LEGEND_ROW))
+    canvas.explain(entries, 16, LEGEND_ROW // 2)
+    return canvas.finish()
+
+
+class _Canvas:
+    """A picture of lines and words. All coordinates are pixels of the finished picture."""
 
     SCALE = 4
 
-    def __init__(self, panel: Panel):
-        width, height = PANEL_SIZE
-        left, above, right, below = MARGINS
-        self.panel = panel
-        self.limits = panel.limits(0), panel.limits(1)
-        self.left, self.top, self.right, self.bottom = left, above, width - right, height - below
-        self.large = Image.new("RGB", (width * self.SCALE, height * self.SCALE), "white")
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+        self.large = Image.new("RGB", (size[0] * self.SCALE, size[1] * self.SCALE), "white")
         self.pen = ImageDraw.Draw(self.large)
         self.words = []  # (position, text, anchor, size), written after the lines are scaled down
 
-    def draw(self) -> Image.Image:
-        """Draw everything and return the picture."""
-        self.draw_axes()
-        for curve in self.panel.curves:
-            self.draw_curve(curve)
-        self.draw_legend()
-        image = self.large.resize(PANEL_SIZE, Image.Resampling.BOX)
+    def finish(self) -> Image.Image:
+        """Scale the lines down, and write the words."""
+        image = self.large.resize(self.size, Image.Resampling.BOX)
         pen = ImageDraw.Draw(image)
         for position, text, anchor, size in self.words:
             pen.text(position, text, fill=TEXT, font=font(size), anchor=anchor)
         return image
-
-    def draw_axes(self) -> None:
-        """Draw the frame, the grid with its labels, and the titles."""
-        for tick, label in zip(self.panel.ticks(0), tick_labels(self.panel.ticks(0))):
-            x = self.place(tick, 0)[0]
-            self.line([(x, self.top), (x, self.bottom)], GRID, 1)
-            self.words.append(((x, self.bottom + 8), label, "ma", 13))
-        for tick, label in zip(self.panel.ticks(1), tick_labels(self.panel.ticks(1))):
-            y = self.place(0, tick)[1]
-            self.line([(self.left, y), (self.right, y)], GRID, 1)
-            self.words.append(((self.left - 8, y), label, "rm", 13))
-        self.line([(self.left, self.top), (self.right, self.top), (self.right, self.bottom), (self.left, self.bottom),
-                   (self.left, self.top)], FRAME, 1)
-        middle = (self.left + self.right) / 2
-        self.words.append(((self.left, self.top - 34), self.panel.title, "ls", 16))
-        self.words.append(((middle, PANEL_SIZE[1] - 8), "epoch", "ms", 14))
-        if not self.panel.curves:
-            self.words.append(((middle, (self.top + self.bottom) / 2), "no values", "mm", 14))
-
-    def draw_curve(self, curve: Curve) -> None:
-        """Draw the pieces of a curve; a piece of one point is a dot."""
-        for piece in curve.pieces():
-            spots = [self.place(*point) for point in piece]
-            self.line(spots, curve.color, LINE)
-            for spot in spots:  # without dots, this rounds the joints
-                self.dot(*spot, curve.color, DOT if curve.has_dots or len(piece) == 1 else LINE / 2)
-
-    def draw_legend(self) -> None:
-        """Write the names of the curves between title and frame."""
-        x, y = self.left, self.top - 15
-        for curve in self.panel.curves:
-            self.line([(x, y), (x + 24, y)], curve.color, LINE)
-            if curve.has_dots:
-                self.dot(x + 12, y, curve.color, DOT)
-            self.words.append(((x + 30, y + 5), curve.label, "ls", 13))
-            x += 30 + font(13).getlength(curve.label) + 18
-
-    def place(self, epoch: float, value: float) -> tuple[float, float]:
-        """Return where a point lies."""
-        (first, last), (low, high) = self.limits
-        return (self.left + (epoch - first) / (last - first) * (self.right - self.left),
-                self.bottom - (value - low) / (high - low) * (self.bottom - self.top))
 
     def line(self, points: Sequence[tuple[float, float]], color: str, thickness: float) -> None:
         """Draw a line through points."""
@@ -225,7 +238,104 @@ class _PillowPanel:
         self.pen.ellipse([(x - radius) * self.SCALE, (y - radius) * self.SCALE, (x + radius) * self.SCALE,
                           (y + radius) * self.SCALE], color)
 
+    def box(self, left: float, top: float, right: float, bottom: float, color: str) -> None:
+        """Draw a filled rectangle."""
+        self.pen.rectangle([value * self.SCALE for value in (left, top, right, bottom)], color)
 
+    def explain(self, entries: Sequence[Curve | Span], x: float, y: float) -> None:
+        """Write a legend from a place to the right."""
+        for entry in entries:
+            if isinstance(entry, Span):
+                self.box(x, y - 6, x + 24, y + 6, entry.color)
+            else:
+                if len(entry.points) != 1:
+                    for piece in dashes([(x, y), (x + 24, y)]) if entry.dashed else [[(x, y), (x + 24, y)]]:
+                        self.line(piece, entry.color, LINE)
+                if entry.has_dots:
+                    self.dot(x + 12, y, entry.color, DOT)
+            self.words.append(((x + 30, y + 5), entry.label, "ls", 13))
+            x += _legend_width(entry)
+
+
+def dashes(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Cut a line through points into dashes."""
+    pieces, piece, left, drawing = [], [points[0]], DASH, True
+    for (x, y), (end_x, end_y) in zip(points, points[1:]):
+        length = math.hypot(end_x - x, end_y - y)
+        while length > left:
+            x, y = x + (end_x - x) * left / length, y + (end_y - y) * left / length
+            length -= left
+            if drawing:
+                pieces.append([*piece, (x, y)])
+            drawing = not drawing
+            piece, left = [(x, y)], DASH if drawing else SPACE
+        left -= length
+        piece.append((end_x, end_y))
+    return pieces + ([piece] if drawing and len(piece) > 1 else [])
+
+
+class _Axes(_Canvas):
+    """One pair of axes."""
+
+    def __init__(self, panel: Panel, size: tuple[int, int], own_legend: bool):
+        super().__init__(size)
+        left, above, right, below = MARGINS
+        self.panel, self.own_legend = panel, own_legend
+        self.limits = panel.limits(0), panel.limits(1)
+        above -= 0 if own_legend else LEGEND_ROW
+        self.left, self.top, self.right, self.bottom = left, above, size[0] - right, size[1] - below
+
+    def draw(self) -> Image.Image:
+        """Draw everything and return the picture."""
+        self.draw_axes()
+        for curve in self.panel.curves:
+            self.draw_curve(curve)
+        if self.own_legend:
+            self.explain(self.panel.curves, self.left, self.top - 15)
+        return self.finish()
+
+    def draw_axes(self) -> None:
+        """Draw the frame, the grid with its labels, and the titles."""
+        for span in self.panel.spans:
+            self.box(self.place(span.epochs[0], None)[0], self.top, self.place(span.epochs[1], None)[0], self.bottom,
+                     span.color)
+        for tick, label in zip(self.panel.ticks(0), tick_labels(self.panel.ticks(0))):
+            x = self.place(tick, None)[0]
+            self.line([(x, self.top), (x, self.bottom)], GRID, 1)
+            self.words.append(((x, self.bottom + 8), label, "ma", 13))
+        for tick, label in zip(self.panel.ticks(1), tick_labels(self.panel.ticks(1), self.panel.log)):
+            y = self.place(self.panel.epochs[0], tick)[1]
+            self.line([(self.left, y), (self.right, y)], GRID, 1)
+            self.words.append(((self.left - 8, y), label, "rm", 13))
+        self.line([(self.left, self.top), (self.right, self.top), (self.right, self.bottom), (self.left, self.bottom),
+                   (self.left, self.top)], FRAME, 1)
+        middle = (self.left + self.right) / 2
+        self.words.append(((self.left, self.top - (34 if self.own_legend else 10)), self.panel.title, "ls", 16))
+        self.words.append(((middle, self.size[1] - 8), "epoch", "ms", 14))
+        if not self.panel.curves:
+            self.words.append(((middle, (self.top + self.bottom) / 2), "no values", "mm", 14))
+
+    def draw_curve(self, curve: Curve) -> None:
+        """Draw the pieces of a curve; a piece of one point is a dot."""
+        for piece in curve.pieces():
+            spots = [self.place(*point) for point in piece]
+            lines = dashes(spots) if curve.dashed else [spots]
+            for line in lines:
+                self.line(line, curve.color, LINE)
+                for spot in [] if curve.has_dots else line:  # rounds the joints
+                    self.dot(*spot, curve.color, LINE / 2)
+            for spot in spots if curve.has_dots or len(spots) == 1 else []:
+                self.dot(*spot, curve.color, DOT)
+
+    def place(self, epoch: float, value: float | None) -> tuple[float, float]:
+        """Return where a point lies; without a value, at the bottom."""
+        (first, last), (low, high) = self.limits
+        height = 0.0 if value is None else ((math.log10(value) if self.panel.log else value) - low) / (high - low)
+        return (self.left + (epoch - first) / (last - first) * (self.right - self.left),
+                self.bottom - height * (self.bottom - self.top))
+
+
+@functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that comes with Pillow, so that pictures look alike on every machine."""
     return ImageFont.load_default(size)

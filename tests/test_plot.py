@@ -1,5 +1,4 @@
-"""Curves and sheets as PNG: what the panels hold, what is left out, and that both ways of drawing say the same."""
-import importlib.util
+"""Curves and sheets as PNG: what the panels hold, what is left out, and where it is drawn."""
 import json
 import logging
 import math
@@ -8,15 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from common.chart import (BLUE, GREEN, HEADING, ORANGE, PANEL_SIZE, PURPLE, draw_panels, draw_with_matplotlib,
-                          draw_with_pillow, nice_ticks, tick_labels)
+from common import command, plot
+from common.chart import (BLUE, DISTINCT, GREEN, HEADING, LEGEND_ROW, ORANGE, PANEL_SIZE, PURPLE, Curve, Panel, dashes,
+                          draw_panels, log_ticks, nice_ticks, tick_labels)
 from common.errors import UserError
-from common.plot import history_panels, image_sheet, plot_history, read_history
+from common.plot import compare_histories, history_panels, image_sheet, plot_history, read_history
+from entry import run
 
 BELOW_LEGEND = HEADING + 56  # pixel row
-DRAWERS = [pytest.param(draw_with_pillow, id="pillow"),
-           pytest.param(draw_with_matplotlib, id="matplotlib", marks=pytest.mark.skipif(
-               importlib.util.find_spec("matplotlib") is None, reason="matplotlib is optional"))]
 
 
 def history(epochs=20, interval=1):
@@ -113,9 +111,8 @@ def test_tick_labels_are_short_and_alike(ticks, labels):
     assert tick_labels(ticks) == labels
 
 
-@pytest.mark.parametrize("draw", DRAWERS)
-def test_the_picture_shows_every_curve_in_its_panel(draw):
-    image = draw(history_panels(history()), "a run")
+def test_the_picture_shows_every_curve_in_its_panel():
+    image = draw_panels(history_panels(history()), "a run")
     assert image.size == (3 * PANEL_SIZE[0], PANEL_SIZE[1] + HEADING) and image.mode == "RGB"
     for color, panel in ((ORANGE, 0), (GREEN, 1), (PURPLE, 1)):
         _, columns = colored(image, color)
@@ -123,11 +120,10 @@ def test_the_picture_shows_every_curve_in_its_panel(draw):
     assert set(colored(image, BLUE)[1] // PANEL_SIZE[0]) == {0, 2}
 
 
-@pytest.mark.parametrize("draw", DRAWERS)
-def test_points_lie_where_their_values_are(draw):
+def test_points_lie_where_their_values_are():
     """A line from the lower left to the upper right corner of the axes, and one at half height."""
     rows = [{"epoch": e, "loss": float(e), "eval_loss": 3.0} for e in (1, 2, 3, 4, 5)]
-    image = draw(history_panels(rows), "a run")
+    image = draw_panels(history_panels(rows), "a run")
     area = image.crop((0, BELOW_LEGEND, *image.size))
     (rise, run), (flat, _) = colored(area, BLUE), colored(area, ORANGE)
     assert np.corrcoef(rise, run)[0, 1] < -0.999  # row 0 is at the top
@@ -135,32 +131,23 @@ def test_points_lie_where_their_values_are(draw):
     assert (flat.max() + flat.min()) / 2 == pytest.approx((rise.max() + rise.min()) / 2, abs=2)
 
 
-@pytest.mark.parametrize("draw", DRAWERS)
-def test_a_gap_is_empty_in_the_picture(draw):
+def test_a_gap_is_empty_in_the_picture():
     rows = [{"epoch": e, "loss": 1.0} for e in list(range(1, 6)) + list(range(15, 20))]
-    image = draw(history_panels(rows), "a run")
+    image = draw_panels(history_panels(rows), "a run")
     _, columns = colored(image.crop((0, BELOW_LEGEND, *image.size)), BLUE)
     widest = np.diff(np.unique(columns)).max()
     assert widest > 0.4 * (columns.max() - columns.min())
 
 
-@pytest.mark.parametrize("draw", DRAWERS)
-def test_a_single_epoch_is_a_dot(draw):
-    image = draw(history_panels([{"epoch": 1, "loss": 0.7}]), "one epoch")
+def test_a_single_epoch_is_a_dot():
+    image = draw_panels(history_panels([{"epoch": 1, "loss": 0.7}]), "one epoch")
     rows, columns = colored(image.crop((0, BELOW_LEGEND, *image.size)), BLUE)
     assert 20 < len(rows) < 80 and np.ptp(rows) <= 8 and np.ptp(columns) <= 8
 
 
-@pytest.mark.parametrize("draw", DRAWERS)
-def test_a_run_of_bad_values_still_gives_a_picture(draw):
-    image = draw(history_panels([{"epoch": 1, "loss": float("nan"), "lr": None}]), "diverged")
+def test_a_run_of_bad_values_still_gives_a_picture():
+    image = draw_panels(history_panels([{"epoch": 1, "loss": float("nan"), "lr": None}]), "diverged")
     assert image.size == (PANEL_SIZE[0], PANEL_SIZE[1] + HEADING) and not len(colored(image, BLUE)[0])
-
-
-def test_matplotlib_is_used_where_it_is_installed_and_not_needed():
-    panels = history_panels(history(3))
-    chosen = draw_with_matplotlib if importlib.util.find_spec("matplotlib") else draw_with_pillow
-    assert np.array_equal(draw_panels(panels, "x"), chosen(panels, "x"))
 
 
 def test_the_picture_is_written_into_a_new_folder_and_replaced(tmp_path):
@@ -203,6 +190,84 @@ def test_a_cut_line_that_a_resumed_process_continued_is_left_out_alone(tmp_path)
 def test_a_missing_history_is_named():
     with pytest.raises(UserError, match="no/history.jsonl"):
         read_history("no/history.jsonl")
+
+
+def write_run(folder, rows):
+    folder.mkdir(parents=True)
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_several_runs_share_panels_and_each_keeps_its_colour():
+    panels, legend = compare_histories({"short": history(3), "long": history(30, interval=0x100)})
+    assert [panel.title for panel in panels] == ["Training loss", "Evaluation loss", "Top-1 accuracy (%)",
+                                                 "Learning rate"]
+    assert [(entry.label, entry.color) for entry in legend] == [("short", DISTINCT[0]), ("long", DISTINCT[1])]
+    assert [[curve.label for curve in panel.curves] for panel in panels] == [["short", "long"], ["short"], ["short"],
+                                                                             ["short", "long"]]
+    assert {panel.epochs for panel in panels} == {(1, 30)}
+
+
+def test_more_runs_than_colours_are_told_apart_by_dashes():
+    _, legend = compare_histories({str(number): history(2) for number in range(2 * len(DISTINCT))})
+    assert len({(entry.color, entry.dashed) for entry in legend}) == 2 * len(DISTINCT)
+
+
+@pytest.mark.parametrize("factor, logarithmic", [(1, False), (9, False), (11, True)])
+def test_learning_rates_that_are_far_apart_get_a_logarithmic_axis(factor, logarithmic):
+    other = [row | {"lr": row["lr"] * factor} for row in history(4)]
+    other[0]["lr"] = 0.0
+    panel = compare_histories({"a": history(4), "b": other})[0][-1]
+    assert panel.log == logarithmic
+    assert len(panel.curves[1].points) == (3 if logarithmic else 4)  # 0 has no place on a logarithmic axis
+
+
+@pytest.mark.parametrize("low, high, expected", [
+    (1e-6, 1e-3, [1e-6, 1e-5, 1e-4, 1e-3]), (0.003, 0.02, [0.002, 0.005, 0.01, 0.02]), (0.1, 0.1, [0.1, 0.2]),
+    (3e-9, 0.5, [1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 10])])
+def test_ticks_of_a_logarithmic_axis_enclose_the_values(low, high, expected):
+    assert log_ticks(low, high) == pytest.approx(expected)
+    rng = np.random.default_rng(0)
+    for low, ratio in zip(10 ** rng.uniform(-9, 3, 500), 10 ** rng.uniform(0, 9, 500)):
+        ticks = log_ticks(low, low * ratio)
+        assert ticks[0] <= low * 1.001 and ticks[-1] >= low * ratio * 0.999 and 2 <= len(ticks) <= 9
+
+
+def test_a_power_law_is_straight_on_a_logarithmic_axis():
+    curve = Curve("", tuple((float(e), 10.0 ** -e) for e in range(5)), BLUE)
+    rows, columns = colored(draw_panels([Panel("lr", (curve,), (0, 4), log=True)], "").crop((0, HEADING + 64, 460, 412)),
+                            BLUE)
+    assert np.corrcoef(rows, columns)[0, 1] > 0.999
+
+
+def test_dashes_cover_the_line_but_for_the_spaces():
+    pieces = dashes([(0.0, 0.0), (20.0, 0.0), (20.0, 36.0)])
+    assert [(piece[0], piece[-1]) for piece in pieces] == [((0, 0), (9, 0)), ((14, 0), (20, 3)), ((20, 8), (20, 17)),
+                                                           ((20, 22), (20, 31))]
+
+
+def test_runs_are_drawn_over_each_other_with_a_legend(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name / "run", history(5))
+    said = run("-m", "common.plot", tmp_path / "a/run", tmp_path / "b/run/history.jsonl", "--out", tmp_path / "x.png")
+    assert said.returncode == 0 and "2 runs: " in said.stdout
+    image = Image.open(tmp_path / "x.png")
+    assert image.size == (4 * PANEL_SIZE[0], PANEL_SIZE[1] + HEADING + LEGEND_ROW)
+    legend = image.crop((0, HEADING, image.width, HEADING + LEGEND_ROW))
+    assert colored(legend, DISTINCT[0])[1].max() < colored(legend, DISTINCT[1])[1].min()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ((), "RUN"), (("empty",), "history.jsonl' cannot be read"), (("no/where",), "cannot be read"),
+    (("begun",), "holds no epoch yet"), (("run", "run"), "named twice"), (["run"] * 15, "at most 14"),
+    (("run", "--out", "run/history.jsonl/x.png"), "cannot be written"), (("run", "--colour"), "--colour")])
+def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, arguments, words, capsys):
+    write_run(tmp_path / "run", history(2))
+    write_run(tmp_path / "begun", [])
+    (tmp_path / "empty").mkdir()
+    assert command.run(plot.main, list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and words in said
 
 
 def test_a_sheet_shows_the_images_in_rows(tmp_path):
