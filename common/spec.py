@@ -53,6 +53,11 @@ OLD_ZOO_STYLE = LogStyle(
 )
 
 
+def fewer_than_two_axes(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is a bias or belongs to a norm; what carries no weight decay in most recipes."""
+    return len(shape) < 2
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The interface between a model folder and ``common``.
@@ -61,7 +66,7 @@ class ModelSpec:
         name: the folder, for example ``gmlp``.
         variants: variant name -> constructor arguments of the network.
         network: returns the network (an ``nn.Cell``) for constructor arguments. It imports MindSpore itself.
-        convert: the authors' tensors (name -> array) to ours (parameter name -> array).
+        convert: the authors' tensors (name -> array) to ours (parameter name -> array); by default the names are ours.
         restore: ours to the authors': the inverse of ``convert``.
         no_weight_decay: whether a parameter (name, shape) carries no weight decay.
         layer_id: the layer number of a parameter (name, depth) for layer-wise decay; 0 is next to the input.
@@ -86,9 +91,9 @@ class ModelSpec:
     name: str
     variants: Mapping[str, Mapping[str, Any]]
     network: Callable[..., Any]
-    convert: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-    restore: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-    no_weight_decay: Callable[[str, tuple[int, ...]], bool]
+    convert: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
+    restore: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
+    no_weight_decay: Callable[[str, tuple[int, ...]], bool] = fewer_than_two_axes
     layer_id: Callable[[str, int], int] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     display_names: Mapping[str, str] = field(default_factory=dict)
