@@ -12,7 +12,7 @@ LINE_HEIGHT = 19
 ARC = 17              # height of the lowest skip connection above its row; the next one is higher by as much
 LEAD = 22             # length of the arrows into and out of a row that is the inside of something
 SHORTEST_ARROW, LONGEST_ARROW = 14, 34
-COLORS = 64           # of the palette: flat pictures need no more
+COLORS = 24           # of the palette: flat pictures need no more
 INK, GREY, RULE = "#222222", "#666666", "#bbbbbb"
 FILLS = {"data": "#f3f3f3", "conv": "#fde3c8", "dense": "#d6e6f7", "attention": "#e8daf2", "norm": "#dff0de",
          "block": "#fff4c2"}

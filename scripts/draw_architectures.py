@@ -215,7 +215,50 @@ def draw_mae(spec) -> Diagram:
     return Diagram("MAE", (pretraining, classification, inside), table)
 
 
-DRAWINGS = {"gmlp": draw_gmlp, "convmlp": draw_convmlp, "soft": draw_soft, "mae": draw_mae}
+def draw_hlg(spec) -> Diagram:
+    """HLG: the model zoo's network and the authors', and what is inside of the blocks of their first three stages."""
+    from hlg.src.cells import SIDE as SIDE_OF_GROUPS
+
+    zoo, official = "hlg_mobile", "hlg_tiny_avgpool"
+    whole, inside = [], []
+    for variant in (zoo, official):
+        sizes = spec.variants[variant]
+        traced = Traced(spec, variant, depths=(1,) * len(sizes["depths"]))
+        separator = "_" if variant == zoo else "."
+        stages = []
+        for i, depth in enumerate(sizes["depths"], start=1):
+            name, last = f"block{i}{separator}0", i == len(sizes["depths"])
+            tokens, _ = traced.shapes[name]
+            groups = f"with{'' if tokens % SIDE_OF_GROUPS ** 2 else 'out'} a class token" if last else (
+                f"{tokens // SIDE_OF_GROUPS ** 2} groups")
+            stages.append(Step(f"{depth} {'attention' if last else 'local-global'}\nblocks",
+                               "attention" if last else "block", f"{traced.tokens(name)}\n{groups}"))
+        stem = traced.network.patch_embed1 if variant == zoo else traced.network.s0_conv
+        convolutions = [cell for _, cell in stem.cells_and_names() if hasattr(cell, "kernel_size")]
+        between = ("a convolution leads from stage to stage, and positions are added before each" if variant == zoo else
+                   "the first block of each stage halves the map")
+        whole.append(Row(f"{variant}; {between}", (
+            image(), Step(f"{len(convolutions)} convolutions\n{kernel(convolutions[0])}", "conv",
+                          traced.maps("patch_embed1" if variant == zoo else "s0_conv")), *stages,
+            *head(sizes["dims"][-1], "norm of the\nclass token" if variant == zoo else "norm, mean\nof the tokens"))))
+    plus, norm = Step("+"), Step("norm", "norm")
+    smoothing = (Step("smoothing\nconvolutions", "conv"), plus, Step("GELU"),
+                 Step(f"groups of\n{SIDE_OF_GROUPS ** 2} tokens"))
+    inside.append(Row(f"a local-global block of {zoo}; both attentions have the same weights", (
+        *smoothing, norm, Step("attention\nin groups", "attention"), plus, norm,
+        Step("to the mean\nof each group", "attention"), plus, norm, Step("MLP", "dense"), plus),
+        (Arc(0, 1), Arc(4, 6), Arc(7, 9), Arc(10, 12))))
+    inside.append(Row(f"a local-global block of {official}; both attentions have a bias that depends on distances", (
+        Step("MLP with a\nconvolution", "conv"), norm, plus, *smoothing, norm,
+        Step("attention\nin groups", "attention"), plus, Step("to one token\nper group", "attention"), plus),
+        (Arc(0, 2), Arc(3, 4), Arc(7, 9), Arc(10, 11))))
+    table = (("variant", "widths D", "heads", "blocks"), *(
+        (name, listed(size["dims"]), listed(size["num_heads"]), listed(size["depths"]))
+        for name, size in spec.variants.items()))
+    return Diagram("HLG", (whole[0], inside[0], whole[1], inside[1]), table)
+
+
+DRAWINGS = {"gmlp": draw_gmlp, "convmlp": draw_convmlp, "soft": draw_soft, "hlg": draw_hlg, "mae": draw_mae}
 
 
 def diagram(model: str) -> Diagram:
