@@ -1,0 +1,221 @@
+"""What every rank of the jobs in test_ranks.py does: python rank_worker.py FOLDER CASE...
+
+Leaves what it found in FOLDER/WORLD_SIZE/rank_R.npz (arrays) and rank_R.json (the rest). Started alone it is the one
+rank whose results those of several ranks are compared with.
+"""
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from common import batch_norm, checkpoint, dataset, runner
+from common.callback import StopOnBadLoss
+from common.config import from_mapping
+from common.context import Runtime, start
+from common.digits import load_digits
+from common.errors import UserError
+from common.lr import schedule
+from common.samples import ArraySamples
+from common.train_step import TrainStep
+from convmlp.src.spec import SPEC as CONVMLP
+from gmlp.src.spec import SPEC as GMLP
+from mae.src.vit import ProbeNorm
+
+GLOBAL_BATCH = 12  # divisible by 1, 2 and 3 ranks
+COMMON = {"device_target": "CPU", "dataset": "digits", "num_classes": 10, "num_workers": 1, "hflip": 0.0, "seed": 5,
+          "opt": "sgd", "momentum": 0.0, "weight_decay": 0.0, "scheduler": "constant", "lr": 0.5, "epochs": 4}
+TINY_GMLP = COMMON | {"model": "gmlp_Ti", "image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2,
+                      "mlp_ratio": 2, "drop_path_rate": 0.0}
+TINY_CONVMLP = COMMON | {"model": "convmlp_s", "image_size": 32, "channels": 8, "n_conv_blocks": 1, "dims": [8, 16],
+                         "depths": [1, 1], "mlp_ratio": 2, "lr": 0.1}
+CLIP = 0.05  # far below the norm of these gradients
+EVALUATIONS = [("many", 7), ("many", 40), ("two", 7)]  # folder of images, batch size
+
+
+class ClipsFirst(TrainStep):
+    """The wrong order: every rank clips its own gradient, and then they are averaged."""
+
+    def update(self, gradients):
+        return super().update(ops.clip_by_global_norm(gradients, self.clip_norm))
+
+
+class Findings:
+    """What a rank has to tell."""
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+        self.arrays: dict[str, np.ndarray] = {}
+        self.values: dict[str, object] = {}
+
+    def add(self, case: str, parameters) -> None:
+        """Keep the values of parameters."""
+        self.arrays |= {f"{case}/{parameter.name}": parameter.asnumpy().copy() for parameter in parameters}
+
+    def write(self, folder: Path) -> None:
+        folder = folder / str(self.runtime.world_size)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / f"rank_{self.runtime.rank}.npz", **self.arrays)
+        (folder / f"rank_{self.runtime.rank}.json").write_text(json.dumps(self.values))
+
+
+def configure(values: dict, runtime: Runtime, **more):
+    """Return a configuration whose global batch does not depend on the number of ranks."""
+    return from_mapping(values | {"batch_size": GLOBAL_BATCH // runtime.world_size} | more, "test")
+
+
+def digits(count: int = 60, labels: np.ndarray | None = None) -> ArraySamples:
+    images, numbers = load_digits("train")
+    classes = 10 if labels is None else count
+    return ArraySamples("digits", [str(c) for c in range(classes)], numbers[:count] if labels is None else labels,
+                        images[:count], [("digits", count)])
+
+
+def stir(network) -> None:
+    """Give every parameter a value of its own: a head of zeros would leave all gradients but its own zero."""
+    for number, parameter in enumerate(network.trainable_params()):
+        noise = np.random.default_rng(number).normal(0.0, 0.2, parameter.shape).astype(np.float32)
+        parameter.set_data(Tensor(parameter.asnumpy() + noise))
+
+
+def train(case: str, config, spec, found: Findings, updates: int = 2):
+    """Feed the real step with the real batches; keep the weights after every update."""
+    runtime = found.runtime
+    ms.set_seed(config.seed)
+    network = runner.build_network(config, spec, runtime.world_size)
+    stir(network)
+    lr = schedule(config, dataset.steps_per_epoch(config, 60, runtime.world_size), GLOBAL_BATCH)
+    step = runner.build_step(config, spec, network, lr, runtime)
+    batches = dataset.train_batches(config, digits(), rank=runtime.rank, world_size=runtime.world_size)
+    found.values[f"{case} losses"] = losses = []
+    for number, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
+        losses.append(float(step(images, labels).asnumpy()))
+        if number % config.accumulation_steps == 0:
+            found.add(f"{case} {number // config.accumulation_steps}", network.get_parameters())
+        if number == updates * config.accumulation_steps:
+            break
+    found.values[f"{case} norm"] = float(step.grad_norm.asnumpy())
+    return step
+
+
+def evaluation(found: Findings, folder: Path) -> None:
+    """The real evaluation, of a checkpoint and of folders of images; what it prints, and its scores."""
+    runner.start = lambda config: found.runtime  # a process joins the others once
+    network = runner.build_network(from_mapping(TINY_GMLP, "test"), GMLP)
+    stir(network)
+    file = folder / f"tiny_{found.runtime.world_size}_{found.runtime.rank}.ckpt"
+    checkpoint.save(file, checkpoint.weights_of(network), {})
+    for images, size in EVALUATIONS:
+        config = from_mapping(TINY_GMLP | {
+            "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images),
+            "batch_size": size, "ckpt_path": str(file)}, "test")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            scores = runner.evaluate(config, GMLP)
+        text = GMLP.log_style.evaluation.format(top1=scores.top1, top5=scores.top5, loss=scores.loss, step_time=0,
+                                                seen=scores.seen, total_time=0)
+        found.values[f"evaluation {images} {size}"] = text, scores.seen, printed.getvalue().splitlines()[-1:]
+
+
+def sharding(found: Findings, folder: Path) -> None:
+    """The images of two epochs, each with a label of its own."""
+    runtime = found.runtime
+    config = configure(TINY_GMLP, runtime, num_classes=101)
+    batches = dataset.train_batches(config, digits(101, np.arange(101)), rank=runtime.rank,
+                                    world_size=runtime.world_size)
+    iterator = batches.create_tuple_iterator(num_epochs=2, output_numpy=True)
+    epochs = [[(labels, images) for images, labels in iterator] for _ in range(2)]
+    found.arrays["labels"] = np.array([[labels for labels, _ in epoch] for epoch in epochs])
+    found.arrays["images"] = np.array([[images[:, 0, 8] for _, images in epoch] for epoch in epochs])
+
+
+def steps(found: Findings, folder: Path) -> None:
+    """Updates of a network without BatchNorm, in the right order, and in a wrong one."""
+    config = configure(TINY_GMLP, found.runtime)
+    clipped = dataclasses.replace(config, clip_grad=True, clip_value=CLIP)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    train("plain", config, GMLP, found)
+    train("clipped", clipped, GMLP, found)
+    runner.TrainStep = ClipsFirst
+    train("wrong", clipped, GMLP, found)
+    runner.TrainStep = TrainStep
+    ms.set_context(mode=ms.GRAPH_MODE)
+    train("clipped sum", dataclasses.replace(clipped, accumulation_steps=2), GMLP, found)
+    per_256 = dataclasses.replace(config, base_lr=0.1)
+    found.values["lr"] = float(schedule(per_256, 5, per_256.batch_size * found.runtime.world_size)[0])
+
+
+def synchronised(found: Findings, folder: Path) -> None:
+    """Updates of networks with BatchNorm over all ranks."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    config = configure(TINY_CONVMLP, found.runtime, sync_bn=True)
+    step = train("sync", config, CONVMLP, found, updates=3)
+    found.values["sync cells"] = sum(isinstance(cell, batch_norm.SyncBatchNorm)
+                                     for _, cell in step.network.cells_and_names())
+
+
+def apart(found: Findings, folder: Path) -> None:
+    """Each rank its own BatchNorm: running statistics before and after they are shared."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    config = configure(TINY_CONVMLP, found.runtime, ema=True)
+    step = train("apart", config, CONVMLP, found)
+    statistics = batch_norm.statistics_of(step.get_parameters())
+    found.add("before", statistics)
+    batch_norm.SharedStatistics(step, found.runtime).on_train_epoch_end(None)
+    found.add("after", statistics)
+    found.values["statistics"] = len(statistics)
+
+
+def not_a_number(found: Findings, folder: Path) -> None:
+    """A batch with a pixel that is no number, on the last rank only."""
+    runtime = found.runtime
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    config = configure(TINY_GMLP, runtime)
+    step = train("before nan", config, GMLP, found, updates=1)
+    images = np.ones((config.batch_size, 3, 16, 16), np.float32)
+    if runtime.rank == runtime.world_size - 1:
+        images[0, 0, 0, 0] = np.nan
+    step(Tensor(images), Tensor(np.zeros(config.batch_size, np.int32)))
+    found.add("after nan", step.network.get_parameters())
+    try:
+        StopOnBadLoss(step, 1, drop_overflow_update=False).check()
+        found.values["nan"] = ""
+    except UserError as error:
+        found.values["nan"] = str(error)
+
+
+def probe_norm(found: Findings, folder: Path) -> None:
+    """The norm of MAE's linear probe, over all ranks: output, gradient, running statistics."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    runtime = found.runtime
+    rows = GLOBAL_BATCH // runtime.world_size
+    features = np.random.default_rng(0).normal(2.0, 3.0, (GLOBAL_BATCH, 4)).astype(np.float32)
+    mine = Tensor(features[runtime.rank * rows:(runtime.rank + 1) * rows])
+    norm = ProbeNorm(4) if runtime.world_size == 1 else batch_norm.SyncBatchNorm(ProbeNorm(4), runtime.world_size)
+    norm.set_train()
+    found.arrays["probe output"] = norm(mine).asnumpy()
+    found.arrays["probe gradient"] = ms.grad(lambda x: (norm(x) ** 3).sum())(mine).asnumpy()
+    found.add("probe", norm.get_parameters())
+    norm.set_train(False)
+    found.arrays["probe later"] = norm(mine).asnumpy()
+
+
+CASES = {"evaluation": evaluation, "sharding": sharding, "steps": steps, "synchronised": synchronised, "apart": apart,
+         "not_a_number": not_a_number, "probe_norm": probe_norm}
+
+
+def main(folder: Path, cases: list[str], distribute: bool) -> None:
+    found = Findings(start(from_mapping(COMMON | {"distribute": distribute}, "test")))
+    for case in cases:
+        CASES[case](found, folder)
+    found.write(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:], "MS_ROLE" in os.environ)
