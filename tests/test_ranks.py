@@ -17,9 +17,9 @@ from common.digits import load_digits
 from entry import ROOT, environment
 
 WORKER = ROOT / "tests" / "rank_worker.py"
-STEPS = ("steps", "synchronised", "apart", "not_a_number")
-CASES = {1: ("evaluation", "sharding", "probe_norm", *STEPS), 2: ("evaluation", "sharding", "probe_norm", *STEPS),
-         3: ("evaluation", "sharding", "probe_norm")}
+CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
+         2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "apart"),
+         3: ("evaluation", "sharding", "probe_norm", "apart")}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -166,9 +166,9 @@ def test_base_lr_follows_the_global_batch(found):
 
 def test_a_loss_that_is_no_number_on_one_rank_stops_all_and_reaches_no_weight(found):
     said = [values["nan"] for _, values in found[2]]
-    assert "gradients of 1 update(s)" in said[0] and "the loss was not a finite number at step 2" in said[1]
+    assert "gradients of 1 update(s)" in said[0] and "the loss was not a finite number at step 3" in said[1]
     for rank in range(2):
-        assert difference(arrays(found, 2, rank, "after nan"), arrays(found, 2, 0, "before nan 1")) == 0
+        assert difference(arrays(found, 2, rank, "after nan"), arrays(found, 2, 0, "plain 2")) == 0
 
 
 # BatchNorm
@@ -193,11 +193,11 @@ def test_the_norm_of_the_linear_probe_is_synchronised_too(ranks, found):
     assert difference(arrays(found, ranks, ranks - 1, "probe"), arrays(found, 1, 0, "probe")) < 1e-6
 
 
-def test_without_synchronisation_all_ranks_go_on_with_the_mean_of_their_running_statistics(found):
-    before, after = ([arrays(found, 2, rank, when) for rank in range(2)] for when in ("before", "after"))
-    assert found[2][0][1]["statistics"] == len(before[0]) == 2 * 6 * 2  # mean and variance, network and moving average
-    assert difference(*before) > 1e-3 and difference(*after) == 0
-    mean = {name: (before[0][name].astype(np.float64) + before[1][name]) / 2 for name in before[0]}
-    assert difference(after[0], mean) < 1e-6
-    weights = [arrays(found, 2, rank, "apart 2") for rank in range(2)]
-    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0] if "moving" not in name)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_without_synchronisation_all_ranks_go_on_with_the_mean_of_their_running_statistics(ranks, found):
+    before, after = ([arrays(found, ranks, rank, when) for rank in range(ranks)] for when in ("before", "after"))
+    assert len(before[0]) == 2 * 6 * 2  # mean and variance, of the network and of its moving average
+    assert difference(*before[:2]) > 0.1
+    mean = {name: np.mean([part[name].astype(np.float64) for part in before], axis=0) for name in before[0]}
+    for part in after:
+        assert difference(part, after[0]) == 0 and difference(part, mean) < 1e-6
