@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -17,8 +17,11 @@ from common.errors import UserError
 
 META = "zoo_meta"  # name of the JSON text inside a checkpoint that says what it holds
 TRAINING_PREFIXES = ("train.", "ema.", "optimizer.", "adam_m.", "adam_v.")  # the last two: files of the old zoo
-TRAINING_NAMES = ("global_step", "learning_rate", "momentum", "beta1_power", "beta2_power")  # likewise
+TRAINING_NAMES = re.compile("global_step|learning_rate.*|weight_decay.*|momentum|beta[12]_power|scale_sense|loss_scale"
+                            "|(current|last_overflow)_iterator_step|(epoch|step)_num")  # likewise
 HEAD = re.compile(r"(^|\.)head(\.|$)")
+EXTRA_OUTPUT = (" (networks of the old zoo have one output more than ImageNet has classes, the last, which stays "
+                "unused: labels are 0 to 999 either way)")
 
 
 @dataclass
@@ -33,6 +36,7 @@ class LoadReport:
         new: parameters that keep their initial values on purpose (a head for other classes).
         resized: those of the matched that were fitted to another shape.
         left_out: tensors of the checkpoint that are not needed.
+        dead: those that have no effect, and that the network therefore lacks.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -42,6 +46,7 @@ class LoadReport:
     new: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
 
     def fits(self) -> bool:
         return bool(self.matched) and not (self.missing or self.unexpected or self.shapes)
@@ -60,6 +65,8 @@ class LoadReport:
                  for what, names in (("resized", self.resized), ("new", self.new)) if names]
         if self.left_out:
             parts.append(f"left out: {len(self.left_out)} ({_first(self.left_out)})")
+        if self.dead:
+            parts.append(f"without effect and left out: {len(self.dead)} ({_first(self.dead)})")
         return ", ".join([f"{len(self.matched)} tensors loaded", *parts])
 
 
@@ -129,11 +136,12 @@ def network_tensors(tensors: Mapping[str, np.ndarray], ema: bool = False) -> dic
     if ema and any(name.startswith("ema.") for name in tensors):
         return {name[len("ema."):]: value for name, value in tensors.items() if name.startswith("ema.")}
     return {name: value for name, value in tensors.items()
-            if not name.startswith(TRAINING_PREFIXES) and name not in TRAINING_NAMES}
+            if not name.startswith(TRAINING_PREFIXES) and not TRAINING_NAMES.fullmatch(name)}
 
 
 def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str | Path, *,
-              new_head: bool = False, new: Sequence[str] = ()) -> LoadReport:
+              new_head: bool = False, new: Sequence[str] = (),
+              dead: Callable[[str, nn.Cell], bool] | None = None) -> LoadReport:
     """Load tensors into a network; every parameter must be filled and every tensor used.
 
     Args:
@@ -142,12 +150,16 @@ def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str |
         source: the file, for the message.
         new_head: allow a head of another shape, which then keeps its initial values (fine-tuning on other classes).
         new: other parameters that keep their initial values where the tensors lack them.
+        dead: whether a parameter has no effect: such ones may be in the tensors alone, or in the network alone.
 
     Raises:
         UserError: if they do not fit, with the names. The network is unchanged then.
     """
     parameters = weights_of(network)
     report = LoadReport(unexpected=[name for name in tensors if name not in parameters])
+    if dead:
+        report.dead = [name for name in report.unexpected if dead(name, network)]
+        report.unexpected = [name for name in report.unexpected if name not in set(report.dead)]
     for name, parameter in parameters.items():
         if name not in tensors:
             report.missing.append(name)
@@ -155,7 +167,7 @@ def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str |
             report.shapes[name] = (tuple(parameter.shape), tuple(tensors[name].shape))
         else:
             report.matched.append(name)
-    kept = set(new)
+    kept = set(new) | ({name for name in report.missing if dead(name, network)} if dead else set())
     if new_head:
         kept |= {name for name in [*report.shapes, *report.missing] if HEAD.search(name)}
         report.unexpected = [name for name in report.unexpected if not HEAD.search(name)]
@@ -163,10 +175,25 @@ def load_into(network: nn.Cell, tensors: Mapping[str, np.ndarray], source: str |
     report.missing = [name for name in report.missing if name not in kept]
     report.shapes = {name: shapes for name, shapes in report.shapes.items() if name not in kept}
     if not report.fits():
+        _check_outputs(report, source)
         raise UserError(f"ckpt_path: {source} does not fit this network: {report.problem()}.")
     for name in report.matched:
         parameters[name].set_data(Tensor(tensors[name], parameters[name].dtype))
     return report
+
+
+def _check_outputs(report: LoadReport, source: str | Path) -> None:
+    """Say so if the number of classes is all that differs.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if report.missing or report.unexpected or not all(HEAD.search(name) for name in report.shapes):
+        return
+    ours, theirs = next(((ours[0], theirs[0]) for ours, theirs in report.shapes.values()), (0, 0))
+    if ours != theirs:
+        raise UserError(f"ckpt_path: {source} has {theirs} outputs, but num_classes is {ours}; give --num_classes "
+                        f"{theirs}{EXTRA_OUTPUT if {ours, theirs} == {1000, 1001} else ''}.")
 
 
 class RunFolder:

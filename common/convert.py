@@ -50,7 +50,8 @@ def describe(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: A
             held = ", ".join(f"{key} {found[key]} instead of {spec.variants[variant][key]}" for key in wrong)
             raise UserError(f"model: the file does not hold {spec.display_name(variant)}: it has {held}.")
     else:
-        variant = min(spec.variants, key=lambda v: (bool(differing(v)), -len(set(spec.variants[v]) & set(found))))
+        variant = min(spec.variants, key=lambda v: (bool(differing(v)), -len(set(spec.variants[v]) & set(found)),
+                                                    len(differing(v))))
     settings = {key: value for key, value in found.items() if spec.variants[variant].get(key) != value}
     return variant, settings | ({} if num_classes is None else {"num_classes": num_classes})
 
@@ -73,9 +74,12 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
     for reason in dict.fromkeys(source.ignored.values()):
         names = [name for name, why in source.ignored.items() if why == reason]
         say(f"ignored: {len(names)}, {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
-    _say_differences(say, {name: p.shape for name, p in checkpoint.weights_of(network).items()}, converted)
-    report = checkpoint.load_into(network, converted, path, new_head=num_classes is not None)
+    used = {name: value for name, value in converted.items() if not (spec.dead and spec.dead(name, network))}
+    _say_differences(say, {name: p.shape for name, p in checkpoint.weights_of(network).items()
+                           if not (spec.dead and spec.dead(name, network))}, used)
+    report = checkpoint.load_into(network, converted, path, new_head=num_classes is not None, dead=spec.dead)
     say(f"matched: {len(report.matched)}")
+    _say_dead(say, report.dead)
     if report.new:
         say(f"new, with initial values: {', '.join(report.new)}")
     say(_variant(spec, variant, settings))
@@ -106,8 +110,9 @@ def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out:
     variant, settings = describe(spec, ours, architecture, model)
     settings = _trained_with(meta) | settings
     network = spec.build(variant, **settings)
-    report = checkpoint.load_into(network, ours, path)
+    report = checkpoint.load_into(network, ours, path, dead=spec.dead)
     say(f"matched: {len(report.matched)}")
+    _say_dead(say, report.dead)
     say(_variant(spec, variant, settings))
     write_safetensors(out, spec.restore(ours))
 
@@ -127,6 +132,12 @@ def _say_differences(say: Say, network: Mapping[str, Sequence[int]], tensors: Ma
     for name in tensors:
         if name not in network:
             say(f"unexpected: {name} {tensors[name].shape}")
+
+
+def _say_dead(say: Say, names: Sequence[str]) -> None:
+    if names:
+        say(f"without effect: {len(names)}, only in the file ({', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''})")
 
 
 def _variant(spec: ModelSpec, variant: str, settings: Mapping[str, Any]) -> str:
@@ -283,7 +294,7 @@ def _read_again(spec: ModelSpec, architecture: Architecture, path: Path) -> tupl
     variant, settings = describe(spec, tensors, architecture)
     settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
     network = spec.build(variant, **settings)
-    checkpoint.load_into(network, spec.convert(tensors), path)
+    checkpoint.load_into(network, spec.convert(tensors), path, dead=spec.dead)
     return variant, settings, network
 
 

@@ -18,7 +18,9 @@ from common.spec import ModelSpec
 from common.train_step import TrainStep
 
 # Keys that a resumed run cannot change: the position in the data, or a tensor of the optimizer, depends on them.
-FIXED = ("model", "num_classes", "in_channels", "batch_size", "accumulation_steps", "opt", "ema", "seed")
+FIXED = ("model", "num_classes", "in_channels", "opt", "ema", "seed")
+# Keys that may change as long as their product, the images of one optimizer step, does not.
+FACTORS = ("batch_size", "accumulation_steps", "world_size")
 # Keys that are about this machine or this call, and may change silently when a run continues.
 FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
         "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
@@ -47,6 +49,8 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
         _check_continuation(path, meta, config, state, runtime, logger)
         _restore_step(step, tensors, path)
         epoch = meta["epoch"]
+        done = epoch * state.steps_per_epoch * config.accumulation_steps  # another number of ranks counts differently
+        step.micro_steps.set_data(ms.Tensor(done, ms.int32))
         state.best, state.best_epoch = meta["best"], meta["best_epoch"]
         logger.info(f"Continuing after epoch {epoch} from {path}")
     elif config.ckpt_path:
@@ -67,9 +71,9 @@ def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> checkpoin
     weights = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", False))
     check_weights(weights, meta, config, spec, step.network)
     fitted, new = spec.fit(weights, step.network) if spec.fit else (weights, [])
-    report = checkpoint.load_into(step.network, fitted, config.ckpt_path, new_head=True, new=new)
+    report = checkpoint.load_into(step.network, fitted, config.ckpt_path, new_head=True, new=new, dead=spec.dead)
     report.resized = [name for name in report.matched if fitted[name].shape != weights[name].shape]
-    report.left_out = [name for name in weights if name not in report.matched]
+    report.left_out = [name for name in weights if name not in {*report.matched, *report.dead}]
     return report
 
 
@@ -109,11 +113,18 @@ def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingS
                             ("steps_per_epoch", (meta["steps_per_epoch"], state.steps_per_epoch))):
         if old != new:
             changed[key] = (old, new)
-    fixed = [key for key in changed if key in FIXED or key in ("world_size", "steps_per_epoch")]
+    images = before["batch_size"] * before["accumulation_steps"] * meta["world_size"]
+    other_step = images != state.global_batch
+    fixed = [key for key in changed if key in FIXED or (key in FACTORS and other_step)]
+    if not other_step and "steps_per_epoch" in changed:
+        fixed.append("steps_per_epoch")  # other images
     if fixed:
         what = ", ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in fixed)
-        raise UserError(f"{path} cannot be continued: {what}; choose another --ckpt_save_dir, and give --ckpt_path to "
-                        "start from its weights.")
+        what += f", so that a step takes {state.global_batch} images instead of {images}" if other_step else ""
+        others = config.accumulation_steps * runtime.world_size
+        keep = f"; --batch_size {images // others} continues it" if other_step and images % others == 0 else ""
+        raise UserError(f"{path} cannot be continued: {what}{keep}; or choose another --ckpt_save_dir, and give "
+                        "--ckpt_path to start from its weights.")
     free = [f"{key} {old} -> {new}" for key, (old, new) in changed.items() if key not in FREE]
     if free:
         logger.warning(f"Changed since the run was begun: {', '.join(free)}")

@@ -84,6 +84,8 @@ class ModelSpec:
             that do not say with which configuration they were trained.
         misfit: (tensors of a checkpoint by our names, its description, network) -> a sentence that says which other
             network of the family the tensors are for; empty where that is not so.
+        dead: (name of a parameter, network) -> whether it has no effect, so that a checkpoint may hold it and the
+            network lack it, or the other way round.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs.
     """
@@ -106,6 +108,7 @@ class ModelSpec:
     fit: Callable[[Mapping[str, np.ndarray], Any], tuple[dict[str, np.ndarray], list[str]]] | None = None
     architecture: Callable[[Mapping[str, np.ndarray]], dict[str, Any]] | None = None
     misfit: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], Any], str] | None = None
+    dead: Callable[[str, Any], bool] | None = None
     draw_samples: Callable[[Any, Any, Any, Any], None] | None = None
 
     def for_task(self, task: str) -> "ModelSpec":
@@ -130,13 +133,13 @@ class ModelSpec:
         variant = self.variant(name)
         return self.display_names.get(variant, variant)
 
-    def build(self, variant: str, num_classes: int = 1000, image_size: int = 224, in_channels: int = 3,
+    def build(self, variant: str, num_classes: int | None = None, image_size: int = 224, in_channels: int = 3,
               drop_path_rate: float | None = 0.0, **overrides: Any):
         """Build the network of a variant; any constructor argument can be overridden.
 
         Args:
             variant: a variant name or one of its aliases.
-            num_classes: outputs of the head.
+            num_classes: outputs of the head; ``None``: the network's own, 1000 in all but hlg_mobile.
             image_size: height and width of the images, in pixels.
             in_channels: channels of the images.
             drop_path_rate: probability of dropping a residual branch while training; ``None``: the variant's own.
@@ -152,6 +155,8 @@ class ModelSpec:
         arguments = dict(self.variants[self.variant(variant)])
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
-        arguments.update(overrides, num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+        if num_classes is not None:
+            arguments["num_classes"] = num_classes
+        arguments.update(overrides, image_size=image_size, in_channels=in_channels)
         prepare_environment(self)  # for programs other than the entry points: notebooks, tests
         return self.network(**arguments)

@@ -96,7 +96,9 @@ def test_loading_fills_every_parameter(tensors):
 @pytest.mark.parametrize("change, sentence", [
     (lambda t: t.pop("head.bias"), r"1 missing \(head.bias\)"),
     (lambda t: t.update(other=np.zeros(2)), r"1 unexpected \(other\)"),
-    (lambda t: t.update({"head.weight": np.zeros((5, 4))}), r"head.weight: network \(3, 4\), checkpoint \(5, 4\)")])
+    (lambda t: t.update({"head.weight": np.zeros((3, 5))}), r"head.weight: network \(3, 4\), checkpoint \(3, 5\)"),
+    (lambda t: t.update({"head.weight": np.zeros((5, 4)), "head.bias": np.zeros(5)}),
+     "a.ckpt has 5 outputs, but num_classes is 3; give --num_classes 5.$")])
 def test_what_does_not_fit_is_refused_and_changes_nothing(tensors, change, sentence):
     network = Linear(4, 3)
     before = network.head.weight.asnumpy().copy()
@@ -105,6 +107,33 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tensors, change, sente
     with pytest.raises(UserError, match=sentence):
         checkpoint.load_into(network, selected, "a.ckpt")
     np.testing.assert_array_equal(network.head.weight.asnumpy(), before)
+
+
+def test_the_one_output_more_of_the_old_zoo_is_explained():
+    tensors = {"head.weight": np.zeros((1001, 4), np.float32), "head.bias": np.zeros(1001, np.float32)}
+    with pytest.raises(UserError, match=r"has 1001 outputs, but num_classes is 1000; give --num_classes 1001 \(.*old"):
+        checkpoint.load_into(Linear(4, 1000), tensors, "a.ckpt")
+
+
+def test_what_has_no_effect_may_be_in_the_file_alone_or_in_the_network_alone(tensors):
+    def dead(name, network):
+        return name in ("idle", "head.bias") and isinstance(network, Linear)
+
+    tensors = checkpoint.network_tensors(tensors) | {"idle": np.zeros(2)}
+    del tensors["head.bias"]
+    report = checkpoint.load_into(Linear(4, 3), tensors, "a.ckpt", dead=dead)
+    assert report.dead == ["idle"] and report.new == ["head.bias"]
+    assert report.summary() == "1 tensors loaded, new: head.bias, without effect and left out: 1 (idle)"
+    with pytest.raises(UserError, match=r"1 unexpected \(other\)"):
+        checkpoint.load_into(Linear(4, 3), tensors | {"other": np.zeros(2)}, "a.ckpt", dead=dead)
+
+
+def test_the_state_of_a_training_in_the_old_zoo_is_left_out():
+    state = ("adam_m.head.weight", "adam_v.head.weight", "beta1_power", "beta2_power", "learning_rate", "global_step",
+             "learning_rate_group_0", "weight_decay_group_1", "scale_sense", "current_iterator_step",
+             "last_overflow_iterator_step", "epoch_num", "step_num")
+    assert list(checkpoint.network_tensors(dict.fromkeys((*state, "head.weight", "norm.beta"), 0))) == [
+        "head.weight", "norm.beta"]
 
 
 def test_a_new_head_keeps_its_initial_values_and_is_named():

@@ -1,4 +1,4 @@
-"""What the two HLG networks share: windows and dilated groups, smoothing, attention, checks of sizes, initial values."""
+"""What the two HLG networks share: windows and dilated groups, smoothing, attention, checks, initial values."""
 import math
 from typing import Mapping, Sequence
 
@@ -140,7 +140,7 @@ def fan_in_of_biases(network: nn.Cell) -> dict[str, int]:
 
 def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, fan_in: Mapping[str, int]
                   ) -> np.ndarray | None:
-    """Initial value of a linear layer, 0.02 times a normal variable, or of a convolution, uniform within 1 / sqrt(fan_in).
+    """Initial value: 0.02 times a normal variable for linear layers, uniform within 1 / sqrt(fan_in) for convolutions.
 
     Those not named here are right as they are built: zeros and ones.
 

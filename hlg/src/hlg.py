@@ -163,9 +163,9 @@ class LocalGlobalBlock(Block):
 class ZooHLG(nn.Cell):
     """Stages of tokens at a quarter, an eighth, a sixteenth ... of the image's side, as many as ``dims`` has numbers.
 
-    All stages but the last have ``LocalGlobalBlock``, with groups of 7 x 7 tokens, in turn windows and dilated; the last
-    has a class token and ordinary attention. So images of S stages are multiples of 7 * 2 ** S pixels: 224 and 112 (also
-    336 ...) with four stages, 56 with three, 28 with two; with one, of 4. The position tables are those of one size.
+    All stages but the last have ``LocalGlobalBlock``, with groups of 7 x 7 tokens, in turn windows and dilated; the
+    last has a class token and ordinary attention. So images for S stages are multiples of 7 * 2 ** S pixels: 112, 224,
+    336 ... for four, of 56 for three, of 28 for two; for one, of 4. The position tables are those of one size.
 
     Args:
         num_classes: outputs of the head. The zoo's network has 1001: labels 0 to 999, and one that is never used.
@@ -185,6 +185,8 @@ class ZooHLG(nn.Cell):
         UserError: for arguments that do not fit together.
     """
 
+    design = "zoo"
+
     def __init__(self, num_classes: int = 1001, image_size: int | Sequence[int] = 224, in_channels: int = 3,
                  dims: Sequence[int] = (32, 64, 192, 384), num_heads: Sequence[int] = (2, 4, 8, 16),
                  depths: Sequence[int] = (2, 2, 2, 2), mlp_ratio: Sequence[float] = (8, 8, 4, 4),
@@ -193,7 +195,7 @@ class ZooHLG(nn.Cell):
         check_stages(dims, drop_path_rate, num_heads=num_heads, depths=depths, mlp_ratio=mlp_ratio)
         self.image_size, self.in_channels = pair("image_size", image_size), in_channels
         check_image_size(self.image_size, len(dims))
-        self.dims, self.depths = tuple(dims), tuple(depths)
+        self.dims, self.depths, self.mlp_ratio = tuple(dims), tuple(depths), tuple(mlp_ratio)
         rates = iter(np.linspace(0.0, drop_path_rate, sum(depths)).tolist())
         patch_embeds, tables, stages = [], [], []
         for stage, (dim, heads, depth, ratio) in enumerate(zip(dims, num_heads, depths, mlp_ratio), start=1):
@@ -251,8 +253,9 @@ def check_image_size(image_size: tuple[int, int], stages: int) -> None:
     unit = SIDE * 2 ** stages if stages > 1 else 4
     if any(side % unit for side in image_size):
         sizes = ", ".join(str(unit * factor) for factor in (1, 2, 3))
-        raise UserError(f"image_size: {image_size[0]} x {image_size[1]} cannot be cut into groups of {SIDE} x {SIDE} "
-                        f"tokens; an hlg_mobile of {stages} stages takes multiples of {unit} pixels: {sizes} ...")
+        raise UserError(f"image_size: the maps of {image_size[0]} x {image_size[1]} pixels cannot be cut into groups "
+                        f"of {SIDE} x {SIDE} tokens; an hlg_mobile of {stages} stages takes multiples of {unit} "
+                        f"pixels: {sizes} ...")
 
 
 def zoo_initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:

@@ -255,6 +255,8 @@ class OfficialHLG(nn.Cell):
         UserError: for arguments that do not fit together.
     """
 
+    design = "official"
+
     def __init__(self, num_classes: int = 1000, image_size: int | Sequence[int] = 224, in_channels: int = 3,
                  dims: Sequence[int] = (64, 128, 256, 512), num_heads: Sequence[int] = (2, 4, 8, 16),
                  depths: Sequence[int] = (2, 2, 6, 2), layout: str = "head", pool: str = "avgpool",
@@ -266,7 +268,8 @@ class OfficialHLG(nn.Cell):
                 raise UserError(f"{key}: '{value}' is not one of {', '.join(allowed)}.")
         self.image_size, self.in_channels = pair("image_size", image_size), in_channels
         check_image_size(self.image_size, len(dims))
-        self.dims, self.depths, self.layout, self.pool = tuple(dims), tuple(depths), layout, pool
+        self.dims, self.depths, self.num_heads = tuple(dims), tuple(depths), tuple(num_heads)
+        self.layout, self.pool = layout, pool
         self.s0_conv = nn.SequentialCell([
             nn.SequentialCell([conv(in_dim, dims[0], 3, stride, bias=False), batch_norm(dims[0]), GELU()])
             for in_dim, stride in ((in_channels, 2), (dims[0], 1))])
