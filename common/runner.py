@@ -175,7 +175,7 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.L
     network = build_network(config, spec)
     tensors = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", config.ema))
     check_weights(tensors, meta, config, spec, network)
-    report = checkpoint.load_into(network, tensors, config.ckpt_path)
+    report = checkpoint.load_into(network, tensors, config.ckpt_path, dead=spec.dead)
     network.set_train(False)
     return network, report, meta.get("classes", [])
 
