@@ -204,7 +204,10 @@ class Config:
                                       "false for linprobe")
     batchnorm_head: bool | None = _model(None, "ViT: BatchNorm without scale and shift before the head; none: for "
                                          "linprobe")
-    layout: str | None = _model(None, "HLG: order of the parts in a stage", choices=("head", "paper"))
+    layout: str | None = _model(None, "HLG: widths of the MLPs as in the authors' code for classification (head) or for "
+                                "segmentation (paper); none: head", choices=("head", "paper"))
+    dead_parameters: bool | None = _model(None, "HLG: give hlg_mobile the parameters without effect that the old zoo's "
+                                          "has; none: false")
     norm_eps: float | None = _model(None, "epsilon of LayerNorm; none: the variant's own", gt=0)
     soft_config_path: str = _model("", "accepted for old SOFT files; no effect, the variant says it all")
     hlg_config_path: str = _model("", "accepted for old HLG files; no effect, the variant says it all")
