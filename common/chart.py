@@ -130,8 +130,7 @@ def draw_panels(panels: Sequence[Panel], title: str, legend: Sequence[Curve | Sp
 
 
 def fit_text(text: str, letters: ImageFont.FreeTypeFont, width: float, keep_end: bool = False) -> str:
-    """Cut a line that is wider than ``width`` pixels, at its end or at its beginning, and mark the cut with an ellipsis.
-    """
+    """Cut a line that is wider than ``width`` pixels, at its end or its beginning, and mark the cut with an ellipsis."""
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(text + "…") > width:

@@ -44,7 +44,10 @@ class EvaluationStep(nn.Cell):
         self.network = network
 
     def construct(self, images, labels):
-        logits = ops.cast(self.network(images), ms.float32)
+        return self.score(ops.cast(self.network(images), ms.float32), labels)
+
+    def score(self, logits, labels):
+        """Return position and cross entropy of float32 logits (B, K)."""
         num_classes = logits.shape[1]
         labels = ops.expand_dims(ops.maximum(labels, 0), 1)
         own = ops.gather_elements(logits, 1, labels)
@@ -56,7 +59,27 @@ class EvaluationStep(nn.Cell):
         return position, -ops.gather_elements(ops.log_softmax(logits, 1), 1, labels).reshape((-1,))
 
 
-def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None) -> Scores:
+class AnsweringStep(EvaluationStep):
+    """Says besides which class the network takes each image for, and how sure it is.
+
+    Inputs: those of ``EvaluationStep``.
+    Output: also the class of the highest logit (B,) int32, the lowest of equal ones, -1 where a logit is not finite;
+        and its probability (B,) float32.
+    """
+
+    def construct(self, images, labels):
+        logits = ops.cast(self.network(images), ms.float32)
+        position, loss = self.score(logits, labels)
+        num_classes = logits.shape[1]
+        classes = ops.expand_dims(ops.arange(0, num_classes).astype(ms.float32), 0)
+        highest = logits >= ops.reduce_max(logits, 1).expand_dims(1)
+        answer = ops.reduce_min(ops.select(highest, classes + ops.zeros_like(logits), ops.zeros_like(logits)
+                                           + num_classes), 1).astype(ms.int32)
+        answer = ops.select(ops.isfinite(ops.reduce_sum(logits, 1)), answer, ops.zeros_like(answer) - 1)
+        return position, loss, answer, ops.reduce_max(ops.softmax(logits, 1), 1)
+
+
+def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None, collect=None) -> Scores:
     """Evaluate a network.
 
     Args:
@@ -64,6 +87,8 @@ def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None) -> Scor
         batches: data set with the columns image and label, label -1 for padding.
         runtime: the ranks whose counts are added.
         show: called with the number of batches done, for a progress bar.
+        collect: of an ``AnsweringStep``, called with the number of the batch (from 0), its labels, the classes that the
+            network answered, and their probabilities.
 
     Raises:
         UserError: if there is no sample.
@@ -74,10 +99,13 @@ def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None) -> Scor
     totals = np.zeros(4, np.float64)  # correct at 1, correct at 5, loss, seen
     steps = 0
     for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
-        position, loss = step(images, labels)
-        real = labels.asnumpy() >= 0
+        position, loss, *answers = step(images, labels)
+        labels = labels.asnumpy()
+        real = labels >= 0
         position, loss = position.asnumpy()[real], loss.asnumpy()[real].astype(np.float64)
         totals += (position < 1).sum(), (position < 5).sum(), loss.sum(), real.sum()
+        if collect is not None:
+            collect(steps - 1, labels, *(answer.asnumpy() for answer in answers))
         if show is not None:
             show(steps)
     totals = runtime.sum(totals)

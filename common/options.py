@@ -19,7 +19,7 @@ SECTIONS = {
     "schedule": "Length of the training and learning rate",
     "optim": "Optimizer",
     "saving": "Run folder, checkpoints, resuming",
-    "evaluate": "Evaluation while training",
+    "evaluate": "Evaluation",
     "cloud": "Cloud platforms (ModelArts, OpenI)",
     "export": "Export and prediction",
 }
@@ -297,6 +297,8 @@ class Config:
     eval_offset: int = _evaluate(-1, "evaluate after epoch e (from 1) when e % eval_interval is this; -1: "
                                  "epochs % eval_interval, so that the last epoch is evaluated", ge=-1)
     val_while_train: bool = _evaluate(True, "evaluate during the training at all")
+    report: str = _evaluate("", "eval.py: folder for a confusion matrix, the most confident mistakes and the accuracy "
+                            "of every class; empty: none", path=True)
 
     # cloud
     enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "
@@ -321,6 +323,7 @@ class Config:
     class_names: str = _export("", "file with one class name per line, or a JSON list", path=True)
     json: str = _export("", "file for the predictions as JSON", path=True)
     csv: str = _export("", "file for the predictions as CSV", path=True)
+    sheet: str = _export("", "picture to write (PNG): the images with their predictions", path=True)
     verify: bool = _export(True, "load the exported or converted file again and compare it with the network")
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)

@@ -2,19 +2,20 @@
 
 ``python -m common.plot RUN [RUN ...]`` draws the curves of one run, or of several runs over each other.
 """
+import io
 import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
-from common.chart import BLUE, DISTINCT, GREEN, ORANGE, PURPLE, TEXT, Curve, Panel, draw_panels, fit_text, font
+from common.chart import BLUE, DISTINCT, GREEN, GRID, ORANGE, PURPLE, TEXT, Curve, Panel, draw_panels, fit_text, font
 from common.command import Parser, run
 from common.errors import UserError
+from common.files import write_whole
 
 HISTORY = "history.jsonl"
 MOST_RUNS = 2 * len(DISTINCT)  # in one picture: each colour once as a line, once dashed
@@ -78,8 +79,8 @@ def history_panels(history: Sequence[Mapping[str, Any]], log_lr: bool = False) -
         if points:
             accuracy.append(Curve(f"{name} (best {max(y for _, y in points):.2f})", points, color))
     loss = (Curve("train", _points(history, "loss"), BLUE), Curve("eval", _points(history, "eval_loss"), ORANGE))
-    lr = Curve("at the end of the epoch", tuple(point for point in _points(history, "lr") if point[1] > 0 or not log_lr),
-               BLUE)
+    rates = tuple(point for point in _points(history, "lr") if point[1] > 0 or not log_lr)
+    lr = Curve("at the end of the epoch", rates, BLUE)
     numbers = [row["epoch"] for row in history] or [1]
     epochs = (min(numbers), max(numbers))
     groups = (("Loss", loss), ("Accuracy (%)", accuracy), ("Learning rate", (lr,)))
@@ -126,7 +127,7 @@ def _points(history: Iterable[Mapping[str, Any]], key: str, factor: float = 1.0)
 
 
 def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: str | Path, columns: int = 5,
-                size: int = 200) -> None:
+                size: int = 200, title: str = "", shares: Sequence[float | None] = ()) -> None:
     """Write images in rows, each with its caption below, as one PNG.
 
     Args:
@@ -135,6 +136,8 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
         path: the file to write; its folder is made.
         columns: images per row.
         size: side of the squares, in pixels.
+        title: stands above the images.
+        shares: one per image, shown as a bar between image and caption, full at 1; None: no bar.
 
     Raises:
         ValueError: if there are no images, or not one caption for each.
@@ -143,19 +146,26 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
     if not images or len(images) != len(captions):
         raise ValueError(f"a sheet needs one caption for each image; there are {len(images)} images and "
                          f"{len(captions)} captions")
-    gap, line_height, letters = 14, 18, font(14)
+    gap, line_height, letters, bar = 14, 18, font(14), 14 if shares else 0
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
     lines = [[fit_text(line, letters, size) for line in caption.split("\n")] for caption in captions]
-    cell = (size + gap, size + line_height * max(map(len, lines)) + gap + 6)
-    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
+    cell = (size + gap, size + bar + line_height * max(map(len, lines)) + gap + 6)
+    above = gap + (30 if title else 0)
+    width = max(columns * cell[0] + gap, round(font(18).getlength(title)) + 2 * gap if title else 0)
+    sheet = Image.new("RGB", (width, rows * cell[1] + above), "white")
     pen = ImageDraw.Draw(sheet)
+    pen.text((gap, 12), title, fill=TEXT, font=font(18))
     for number, (image, texts) in enumerate(zip(images, lines)):
-        left, top = gap + number % columns * cell[0], gap + number // columns * cell[1]
+        left, top = gap + number % columns * cell[0], above + number // columns * cell[1]
         fitted = _fit_image(image.convert("RGB"), size)
         sheet.paste(fitted, (left + (size - fitted.width) // 2, top + (size - fitted.height) // 2))
+        if shares and shares[number] is not None:
+            pen.rectangle((left, top + size + 6, left + size - 1, top + size + 13), fill=GRID)
+            pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13), fill=BLUE)
         for row, text in enumerate(texts):
-            pen.text((left + size / 2, top + size + 6 + row * line_height), text, fill=TEXT, font=letters, anchor="ma")
+            pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT, font=letters,
+                     anchor="ma")
     write_picture(sheet, path)
 
 
@@ -167,21 +177,17 @@ def _fit_image(image: Image.Image, size: int) -> Image.Image:
 
 
 def write_picture(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG under a temporary name and rename it, so that a reader never meets half a picture.
+    """Write a picture as PNG.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written, or the name is that of another format.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"the picture '{path}' cannot be written ({error.strerror or error}).") from None
+    if Path(path).suffix.lower() not in (".png", ""):
+        raise UserError(f"'{path}' ends in {Path(path).suffix}, but pictures are written as PNG; choose a name that "
+                        "ends in .png.")
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG", optimize=True)
+    write_whole(path, encoded.getvalue())
 
 
 def _run_names(paths: Sequence[Path]) -> list[str]:

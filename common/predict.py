@@ -13,7 +13,6 @@ import glob
 import io
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence, Union
@@ -24,9 +23,12 @@ from mindspore import nn
 from PIL import Image
 from tqdm import tqdm
 
+from common.class_names import names_for
 from common.config import from_mapping
 from common.errors import UserError
-from common.readers import EXTENSIONS, load_classes, load_image
+from common.files import write_whole
+from common.readers import EXTENSIONS, load_image
+from common.samples import to_rgb
 from common.transforms import eval_transform
 
 Picture = Union[str, Path, Image.Image, np.ndarray]
@@ -59,19 +61,19 @@ class Predictor:
         network: float32 images (N, C, H, W) -> logits (N, classes); a cell, which is put into evaluation mode, or what
             ``load_mindir`` returns.
         transform: PIL RGB image -> float32 (C, H, W), such as ``common.transforms.eval_transform(config)``.
-        class_names: one per class; none: the class numbers.
+        class_names: one per class, see ``common.class_names.names_for``; none: the class numbers, or, of 1000
+            classes, ImageNet's names.
         batch_size: images per call of the network.
         fixed_batch: the network takes exactly ``batch_size`` images; fewer are filled up.
         top_k: classes per image.
-
-    Raises:
-        UserError: when called, if the class names are not as many as the network's classes.
     """
 
     def __init__(self, network: nn.Cell, transform: Callable[[Image.Image], np.ndarray],
                  class_names: Sequence[str] | None = None, batch_size: int = 16, fixed_batch: bool = False,
                  top_k: int = 5):
-        self.network, self.transform, self.class_names = network.set_train(False), transform, class_names
+        self.network, self.transform, self.given_names = network.set_train(False), transform, class_names
+        self.class_names: list[str] = []  # known when the network's outputs are
+        self.model_file = ""
         self.batch_size, self.fixed_batch, self.top_k = batch_size, fixed_batch, top_k
 
     @classmethod
@@ -86,21 +88,31 @@ class Predictor:
         fixed = description["input"]["shape"][0]
         transform = eval_transform(from_mapping(description["preprocessing"], str(description_path(path))))
         names = class_names or description["class_names"] or None
-        return cls(network, transform, names, fixed or batch_size, bool(fixed), top_k)
+        predictor = cls(network, transform, names, fixed or batch_size, bool(fixed), top_k)
+        predictor.model_file = str(path)
+        return predictor
 
     def __call__(self, images: Sequence[Picture] | Picture) -> list[Result]:
         """Classify images.
 
         Args:
-            images: paths, PIL images, and uint8 arrays (H, W, 3) in RGB or (H, W) in grey, in any mixture, or one of
-                these.
+            images: in any mixture, or one of these:
+
+                - paths of image files, and PIL images of any mode;
+                - arrays of the shape (height, width, 3) in RGB, (height, width, 4) with transparency, which is dropped,
+                  and (height, width) or (height, width, 1) in grey; uint8 with values 0..255, or uint16 with 0..65535.
+                  Of values in 0..1, hand over ``(255 * array).round().astype(np.uint8)``. OpenCV's arrays are in BGR:
+                  ``array[..., ::-1]``.
+
+                Each becomes 8-bit RGB, turned upright where its EXIF data say so, as in training and evaluation.
 
         Returns:
             One result per image, in their order. A file that cannot be read gets a result with an error, and is counted
             in the log.
 
         Raises:
-            UserError: for an array of another shape or type.
+            UserError: for an array of another shape or type, or something else; if the class names are not as many as
+                the network's classes, or the exported file is not a classifier for its description.
         """
         results: list[Result] = []
         if isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim <= 3:
@@ -122,7 +134,7 @@ class Predictor:
             try:
                 opened = load_image(image) if isinstance(image, (str, Path)) else _to_rgb(image)
             except (OSError, SyntaxError, ValueError) as error:  # a UserError is a ValueError
-                if isinstance(image, np.ndarray):
+                if not isinstance(image, (str, Path, Image.Image)):
                     raise
                 errors[position] = f"cannot be read: {_reason(error.__cause__ or error)}"
             else:
@@ -135,17 +147,32 @@ class Predictor:
     def _rank(self, batch: np.ndarray, size: int) -> Iterator[tuple[tuple[Candidate, ...], str]]:
         """Run the network on a batch filled up to ``size`` images; yields classes and error of every image."""
         filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        logits = self.network(ms.Tensor(filled)).asnumpy()[:len(batch)].astype(np.float32)
-        names = self.class_names or [str(number) for number in range(logits.shape[1])]
-        if len(names) != logits.shape[1]:
-            raise UserError(f"class_names: there are {len(names)} names, but the network tells {logits.shape[1]} "
-                            "classes apart; give one name per class.")
+        logits = self._logits(filled)[:len(batch)]
+        names = self.class_names = self.class_names or names_for(self.given_names, logits.shape[1])
         for row in softmax(logits):
             if not np.isfinite(row).all():
                 yield (), "the network's output for it is not finite"
                 continue
             order = np.argsort(-row, kind="stable")[:self.top_k]
             yield tuple(Candidate(int(n), names[n], float(row[n])) for n in order), ""
+
+
+    def _logits(self, batch: np.ndarray) -> np.ndarray:
+        """Return the network's output for images, float32 (N, classes)."""
+        source = f"model_file: '{self.model_file}'" if self.model_file else "the network"
+        try:
+            output = self.network(ms.Tensor(batch))
+        except (RuntimeError, ValueError, TypeError) as error:
+            if not self.model_file:
+                raise
+            log.debug("%s: %s", self.model_file, error)
+            asking = description_path(self.model_file).name
+            raise UserError(f"{source} does not take images of the shape {batch.shape}, which {asking} asks for; both "
+                            "must be from one export.") from None
+        if not isinstance(output, ms.Tensor) or output.ndim != 2 or len(output) != len(batch):
+            raise UserError(f"{source} is no classifier: it returns {getattr(output, 'shape', 'several arrays')} for "
+                            f"{len(batch)} images instead of one row of logits for each.")
+        return output.asnumpy().astype(np.float32)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -164,11 +191,16 @@ def _source(image: Picture, number: int) -> str:
 def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     """Return a PIL image or an array as PIL RGB."""
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
-        raise UserError(f"an image given as an array must be uint8 of the shape (height, width, 3) or (height, width), "
-                        f"not {image.dtype} of {image.shape}.")
-    return Image.fromarray(image).convert("RGB")
+        return to_rgb(image)
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"an image must be a path, a PIL image or a NumPy array, not {type(image).__name__}.")
+    array = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    fits = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype not in (np.uint8, np.uint16) or not fits or not array.size:
+        raise UserError(f"an image given as an array must be uint8 or uint16 of the shape (height, width, 3), (height, "
+                        f"width, 4) or (height, width), not {image.dtype} of {image.shape}; values in 0..1 become "
+                        "uint8 with (255 * array).round().astype(np.uint8).")
+    return to_rgb(Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array))
 
 
 def expand_images(text: str) -> list[Path]:
@@ -192,23 +224,6 @@ def expand_images(text: str) -> list[Path]:
     return images
 
 
-def read_class_names(path: str | Path) -> list[str]:
-    """Read class names, in the order of the class numbers: one per line, or the JSON list that a run saves.
-
-    Raises:
-        UserError: if the file cannot be read or is neither.
-    """
-    if Path(path).suffix == ".json":
-        return load_classes(path)
-    try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"class_names: '{path}' cannot be read ({_reason(error)}).") from None
-    if not names:
-        raise UserError(f"class_names: '{path}' is empty; give one name per line, or a JSON list in a .json file.")
-    return names
-
-
 def format_table(results: Sequence[Result]) -> str:
     """Write results as a table for people: a line per class, and how many images could not be read."""
     rows = [("image", "rank", "class", "name", "probability")]
@@ -227,7 +242,7 @@ def format_table(results: Sequence[Result]) -> str:
 
 def write_json(results: Sequence[Result], path: str | Path) -> None:
     """Write results as a JSON list of objects with source, top (index, name, probability) and error."""
-    _write(path, json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n")
 
 
 def write_csv(results: Sequence[Result], path: str | Path) -> None:
@@ -240,7 +255,7 @@ def write_csv(results: Sequence[Result], path: str | Path) -> None:
                          for rank, one in enumerate(result.top, 1))
         if result.error:
             writer.writerow([result.source, "", "", "", "", result.error])
-    _write(path, text.getvalue())
+    write_whole(path, text.getvalue())
 
 
 def load_mindir(path: str | Path) -> nn.GraphCell:
@@ -280,28 +295,18 @@ def read_description(model_file: str | Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         complete = {"input", "preprocessing", "class_names"} <= set(description) and description["input"]["shape"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        channels, size = (description["preprocessing"].get(key) for key in ("in_channels", "image_size"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"model_file: '{path}' cannot be read ({_reason(error)}); export.py writes it beside the "
                         "model, and both are needed.") from None
     if not complete:
         raise UserError(f"model_file: '{path}' does not describe an exported model; export it again.")
+    if complete[1:] != [channels, size, size]:
+        raise UserError(f"model_file: '{path}' contradicts itself: the model takes images of the shape {complete[1:]}, "
+                        f"and the preprocessing makes {[channels, size, size]}; export it again.")
     return description
 
 
 def _reason(error: Exception) -> str:
     """Return the short form of an error."""
     return getattr(error, "strerror", None) or str(error).split("\n")[0]
-
-
-def _write(path: str | Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"'{path}' cannot be written ({_reason(error)}).") from None

@@ -12,6 +12,7 @@ from mindspore import nn
 from mindspore.train import Callback, Model
 
 from common import batch_norm, callback, checkpoint, config as config_module, dataset, readers
+from common.class_names import read_class_names
 from common.config import Config
 from common.context import Runtime, start
 from common.errors import UserError
@@ -20,9 +21,11 @@ from common.layers import apply_precision
 from common.logger import get_logger, set_up
 from common.loss import build_loss
 from common.lr import schedule
-from common.metric import EvaluationStep, Scores, evaluate as evaluate_batches
+from common.metric import AnsweringStep, EvaluationStep, Scores, evaluate as evaluate_batches
 from common.optimizer import build_optimizer
-from common.predict import Predictor, Result, expand_images, format_table, read_class_names, write_csv, write_json
+from common.pictures import prediction_sheet
+from common.predict import Predictor, Result, expand_images, format_table, read_description, write_csv, write_json
+from common.report import FILES as REPORT_FILES, Answers, make_folder, write_report
 from common.restore import check_family, check_weights, plain, restore, training_tensors
 from common.samples import Samples, check_classes, check_same_classes, save_classes
 from common.spec import ModelSpec
@@ -91,6 +94,7 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     logger = _console(spec, runtime)
     samples = readers.open_samples(config, "eval")
     config = _with_classes(config, samples)
+    folder = make_folder(config.report) if config.report else None
     network, report, classes = load_network(config, spec)
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
                 f" {len(samples.classes)} classes")
@@ -98,7 +102,8 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
         logger.warning(f"The checkpoint was trained on classes named {classes[0]}, {classes[1]} ..., and the data has "
                        f"{samples.classes[0]}, {samples.classes[1]} ...: the numbers mean something only if both lists "
                        "are in the same order.")
-    scores = _evaluation(config, samples, network, runtime)()
+    answers = Answers(samples, config.eval_batch_size or config.batch_size, runtime) if folder else None
+    scores = _evaluation(config, samples, network, runtime, answers)()
     samples.report_errors(logger)
     if scores.top1 * len(samples.classes) < 2 and scores.seen >= 10 * len(samples.classes) > 20:
         logger.warning("The accuracy is that of a guess. The classes may be numbered differently from the training: "
@@ -108,6 +113,11 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
         step_time=scores.seconds / max(1, scores.steps))
     if runtime.is_main:
         print(lines)
+    if answers is not None:
+        answers.gather()
+        if runtime.is_main:
+            write_report(answers, folder)
+            logger.info(f"{', '.join(REPORT_FILES)} are in {folder}")
     return scores
 
 
@@ -125,7 +135,11 @@ def export(config: Config, spec: ModelSpec) -> Path:
 
 
 def predict(config: Config, spec: ModelSpec) -> list[Result]:
-    """Classify the images of ``config.image`` with a checkpoint or an exported file, and print a table."""
+    """Classify the images of ``config.image`` with a checkpoint or an exported file, and print a table.
+
+    Raises:
+        UserError: if there is nothing to classify with, nothing to classify, or none of the images can be.
+    """
     if not config.image:
         raise UserError("image: name the images to classify (--image FILE, FOLDER or 'PATTERN').")
     images = expand_images(config.image)
@@ -133,6 +147,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
         predictor = Predictor.from_mindir(config.model_file, names, config.batch_size, config.top_k)
+        _check_exported(config, spec)
     else:
         network, _, classes = load_network(config, spec)
         predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
@@ -143,7 +158,21 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
         write_json(results, config.json)
     if config.csv:
         write_csv(results, config.csv)
+    if config.sheet:
+        prediction_sheet(results, config.sheet)
+    if not any(result.top for result in results):
+        raise UserError(f"image: none of the {len(results)} images could be classified; {results[0].source}: "
+                        f"{results[0].error}.")
     return results
+
+
+def _check_exported(config: Config, spec: ModelSpec) -> None:
+    """Refuse an exported file that says it holds a network of another model."""
+    held = read_description(config.model_file).get("model", "")
+    known = {*spec.variants, *spec.aliases, *spec.display_names.values()}
+    if held and held.lower() not in map(str.lower, known):
+        raise UserError(f"model_file: '{config.model_file}' holds {held}, which is no variant of {spec.name}; use the "
+                        "infer.py of its own model.")
 
 
 def build_network(config: Config, spec: ModelSpec, world_size: int = 1) -> nn.Cell:
@@ -244,11 +273,12 @@ def _contents(config: Config, spec: ModelSpec, classes: list[str], step: TrainSt
     return contents
 
 
-def _evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime) -> Callable[[], Scores]:
-    """Return a function that evaluates the network on the evaluation data."""
+def _evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime, answers: Answers | None = None
+                ) -> Callable[[], Scores]:
+    """Return a function that evaluates the network on the evaluation data, and collects its answers if asked to."""
     batches = dataset.eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
-    step = EvaluationStep(network)
-    return lambda: evaluate_batches(step, batches, runtime)
+    step = EvaluationStep(network) if answers is None else AnsweringStep(network)
+    return lambda: evaluate_batches(step, batches, runtime, collect=answers and answers.collect)
 
 
 def _open_run(config: Config, spec: ModelSpec, runtime: Runtime) -> tuple[logging.Logger, checkpoint.RunFolder]:

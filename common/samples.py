@@ -152,7 +152,6 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            image.load()
             return to_rgb(image)
     except _DECODING_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).replace(f" {os.fspath(path)!r}", "") or "broken"
@@ -166,6 +165,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Grey and palette images are converted as PIL does, transparency is dropped. The 65,536 levels of 16-bit grey are
     brought to 256; PIL alone would turn all above 255 into white.
     """
+    image.load()
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":

@@ -235,8 +235,8 @@ def test_ticks_of_a_logarithmic_axis_enclose_the_values(low, high, expected):
 
 def test_a_power_law_is_straight_on_a_logarithmic_axis():
     curve = Curve("", tuple((float(e), 10.0 ** -e) for e in range(5)), BLUE)
-    rows, columns = colored(draw_panels([Panel("lr", (curve,), (0, 4), log=True)], "").crop((0, HEADING + 64, 460, 412)),
-                            BLUE)
+    picture = draw_panels([Panel("lr", (curve,), (0, 4), log=True)], "")
+    rows, columns = colored(picture.crop((0, BELOW_LEGEND, *picture.size)), BLUE)
     assert np.corrcoef(rows, columns)[0, 1] > 0.999
 
 

@@ -13,8 +13,9 @@ from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 from common.config import from_mapping
 from common.errors import UserError
 from common.export import export_network, preprocessing_of
+from common.class_names import imagenet_classes, names_for, read_class_names
 from common.predict import (Candidate, Predictor, Result, description_path, expand_images, format_table, load_mindir,
-                            read_class_names, softmax, write_csv, write_json)
+                            softmax, write_csv, write_json)
 from common.transforms import eval_transform
 
 NAMES = ["red", "green", "blue"]
@@ -140,11 +141,50 @@ def test_an_output_that_is_not_finite_is_no_prediction():
     assert "not finite" in results[0].error
 
 
-@pytest.mark.parametrize("array", [np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8),
-                                   np.zeros((8, 8, 4), np.uint8)])
+@pytest.mark.parametrize("make", [
+    lambda rgb: np.dstack([rgb, np.zeros((10, 12), np.uint8)]), lambda rgb: rgb.astype(np.uint16) * 257,
+    lambda rgb: np.ascontiguousarray(rgb[:, ::-1])[:, ::-1]], ids=["transparent", "16 bits", "strided"])
+def test_arrays_of_other_forms_are_what_they_show(make):
+    rgb = np.asarray(picture("green"))
+    assert predictor()(make(rgb))[0].top == predictor()(rgb)[0].top
+
+
+def test_grey_arrays_and_images_are_the_same_in_8_and_16_bits():
+    grey = np.full((8, 8), 90, np.uint8)
+    deep = grey.astype(np.uint16) * 257
+    forms = [grey, grey[..., None], deep, Image.fromarray(grey), Image.fromarray(deep)]
+    assert len({result.top for result in predictor()(forms)}) == 1
+
+
+def test_a_stack_of_arrays_is_as_many_images():
+    stack = np.stack([np.asarray(picture(color)) for color in ("blue", "red")])
+    assert names_of(predictor()(stack)) == ["blue", "red"]
+
+
+def test_a_photo_that_was_taken_upright_is_turned():
+    """The upper half is red, the lower one blue, and the network takes the crop of the middle: the lower rows count."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by 180 degrees
+    array = np.zeros((8, 8, 3), np.uint8)
+    array[:4] = RGB["red"]
+    array[4:] = RGB["blue"]
+    Image.fromarray(array).save("photo.png", exif=exif)
+    lower = predictor()
+    lower.transform = lambda image: eval_transform(CONFIG)(image.crop((0, 4, 8, 8)))
+    assert names_of(lower(["photo.png", Image.open("photo.png"), array])) == ["red", "red", "blue"]
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), bool),
+    np.zeros((8, 8, 2), np.uint8), np.zeros((0, 8, 3), np.uint8), np.zeros(8, np.uint8)])
 def test_an_array_of_another_form_is_refused(array):
-    with pytest.raises(UserError, match="must be uint8 of the shape"):
+    with pytest.raises(UserError, match="must be uint8 or uint16 of the shape"):
         predictor()([array])
+
+
+def test_something_else_than_an_image_is_refused():
+    with pytest.raises(UserError, match="a path, a PIL image or a NumPy array, not int"):
+        predictor()([7])
 
 
 def test_class_names_must_be_as_many_as_the_classes():
@@ -154,6 +194,20 @@ def test_class_names_must_be_as_many_as_the_classes():
 
 def test_without_class_names_the_numbers_are_shown():
     assert names_of(predictor(class_names=None)([picture("blue")])) == ["2"]
+
+
+def test_imagenet_has_its_names_in_the_order_of_its_folders():
+    names = imagenet_classes()
+    assert len(names) == 1000 == len(set(names.values())) and list(names) == sorted(names)
+    assert [list(names.values())[number] for number in (0, 134, 281, 517, 999)] == [
+        "tench", "crane (bird)", "tabby", "crane (machine)", "toilet tissue"]
+
+
+def test_folders_of_imagenet_and_its_subsets_are_put_in_words():
+    assert names_for(["n02123045", "n01440764"], 2) == ["tabby", "tench"]
+    assert names_for(["n02123045", "n99999999"], 2) == ["n02123045", "n99999999"]
+    assert names_for(None, 1000)[1] == "goldfish" and names_for([], 3) == ["0", "1", "2"]
+    assert names_for(list(imagenet_classes()), 1001)[-2:] == ["toilet tissue", "background"]
 
 
 @pytest.mark.parametrize("batch", [None, 1, 4])
@@ -205,6 +259,45 @@ def test_a_missing_or_wrong_description_is_named(content):
         description_path(file).write_text(content)
     with pytest.raises(UserError, match="model_file: 'colors.mindir.json' (cannot be read|does not describe)"):
         Predictor.from_mindir(file)
+
+
+def test_a_description_of_another_file_is_noticed():
+    file = export_network(FixedBatch(2), input_shape=(2, 3, 8, 8), file_name="two",
+                          preprocessing=preprocessing_of(CONFIG))
+    description = json.loads(description_path(file).read_text())
+    for key, value, reason in (("in_channels", 1, "contradicts itself"), ("image_size", 12, "contradicts itself"),
+                               ("batch", 3, r"returns \(2, 2\) for 3 images")):
+        changed = json.loads(json.dumps(description))
+        if key == "batch":
+            changed["input"]["shape"][0] = value
+        else:
+            changed["preprocessing"] |= {key: value, "mean": [0.5], "std": [0.5]}
+        description_path(file).write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=reason):
+            Predictor.from_mindir(file)([picture("red")])
+
+
+def test_a_file_that_takes_other_channels_than_its_description_says_is_named():
+    file = export_network(TinyClassifier(3), input_shape=(1, 3, 8, 8), file_name="tiny",
+                          preprocessing=preprocessing_of(CONFIG))
+    description = json.loads(description_path(file).read_text())
+    description["input"]["shape"][1] = description["preprocessing"]["in_channels"] = 1
+    description["preprocessing"] |= {"mean": [0.5], "std": [0.5]}
+    description_path(file).write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"does not take images of the shape \(1, 1, 8, 8\), which tiny.mindir.json"):
+        Predictor.from_mindir(file)([picture("red")])
+
+
+def test_a_network_that_is_no_classifier_is_named():
+    class Features(Colors):
+        def construct(self, images):
+            return images
+
+    file = export_network(Features(), input_shape=(None, 3, 8, 8), file_name="features",
+                          preprocessing=preprocessing_of(CONFIG))
+    for predict in (Predictor.from_mindir(file), predictor(Features())):
+        with pytest.raises(UserError, match=r"no classifier: it returns \(1, 3, 8, 8\) for 1 images"):
+            predict([picture("red")])
 
 
 def test_a_file_a_folder_and_a_pattern_name_images():
