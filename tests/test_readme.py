@@ -1,7 +1,8 @@
 """Every README keeps its word: commands, options, paths, links and tables are checked, and a chain of them is run.
 
 A block marked ``bash`` holds commands, which run in the folder of their README unless a ``cd`` leads elsewhere. What
-begins with ``/path/`` stands for something of the reader's. README files of new models are found by themselves.
+begins with ``/path/`` stands for something of the reader's. README files of new models are found by themselves. Blocks
+after a comment ``file NAME`` or ``of the files above`` belong to the walk-through that test_sixth_model.py follows.
 """
 import ast
 import importlib
@@ -27,14 +28,19 @@ from common.errors import UserError
 from common.options import FIELDS, NAMES
 from entry import ROOT, environment, run
 from scripts.readme_tables import TABLE, fill, readme_files, table
+from test_rank_table import table as rank_table, write as write_rank_table
 
 READMES = readme_files()
 TRANSLATIONS = [file for file in READMES if file.stem == "README_CN"]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
 PRODUCED = ("outputs", "data", "ckpt")  # folders of a model that commands make
+PLACES = (ROOT, *(file.parents[1] for file in ROOT.glob("*/src/spec.py")))  # where commands are said to work
 OTHER_PROGRAMS = {"source", "pip", "git", "export"}  # not ours: only that they are meant is known
 PLACEHOLDER = "/path/"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+WALK_THROUGH = re.compile(r"^<!-- (?:file \S+|of the files above) -->\n```.*?^```", re.MULTILINE | re.DOTALL)
+CHAPTERS = ("Description", "Architecture", "Data set", "Features", "Requirements", "Quick start",
+            "Scripts and parameters", "Training", "Evaluation", "Export and prediction", "Performance", "Randomness")
 
 # README files that are run command by command, and the model that their commands are about.
 FOLLOWED = {"README.md": "gmlp", "gmlp/README.md": "gmlp"}
@@ -86,7 +92,8 @@ class Command:
 
 
 def blocks(file: Path, language: str) -> list[str]:
-    return [body for name, body in BLOCK.findall(file.read_text(encoding="utf-8")) if name == language]
+    text = WALK_THROUGH.sub("", file.read_text(encoding="utf-8"))
+    return [body for name, body in BLOCK.findall(text) if name == language]
 
 
 def prose(file: Path) -> str:
@@ -114,6 +121,10 @@ def commands(file: Path) -> list[Command]:
 
 COMMANDS = [command for file in READMES for command in commands(file)]
 PYTHON = [command for command in COMMANDS if command.is_python]
+LAUNCHED = [command for command in COMMANDS if command.words[0] in ("bash", "sh")
+            and "--dry_run" in (ROOT / "scripts/_lib.sh").read_text(encoding="utf-8")
+            and "launch " in (ROOT / command.script).read_text(encoding="utf-8")
+            and command.readme not in TRANSLATIONS]  # which have the same ones
 
 
 def flags(words) -> dict[str, str | None]:
@@ -201,7 +212,40 @@ def test_the_values_of_a_command_are_accepted(command, tmp_path):
     assert {NAMES[flag] for flag in flags(arguments) if flag in NAMES} <= config.given
 
 
+@pytest.mark.parametrize("command", LAUNCHED, ids=str)
+def test_a_launch_script_would_start_what_the_command_says(command, tmp_path):
+    arguments = [word.replace(PLACEHOLDER, f"{tmp_path}/") for word in command.words[2:]]
+    for word in arguments:
+        path = Path(word)
+        if path.name == "rank_table.json":
+            write_rank_table(rank_table(8), path)
+        elif path.is_relative_to(tmp_path):
+            path.touch() if path.suffix else path.mkdir()
+    result = subprocess.run(["bash", command.words[1], *arguments, "--dry_run"], cwd=ROOT / command.folder, text=True,
+                            env=environment(PYTHON=sys.executable, SERVER_ID="0"), capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    task = next(word for word in ("pretrain", "finetune", "train", "eval") if word in command.script.name)
+    assert f"/{task}.py" in result.stdout
+    assert all(name in NAMES for name in flags(arguments))
+
+
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_programs_of_commands_in_the_text_are_there(file):
+    for span in spans(file):
+        if span.startswith(("python ", "python3 ", "bash ")):
+            command = Command(file, Path(), tuple(shlex.split(span)))
+            assert any(folder.joinpath(command.script).is_file() for folder in (file.parent, *PLACES)), span
+
+
 # words, links, tables
+
+@pytest.mark.parametrize("folder", [file.parents[1].name for file in ROOT.glob("*/src/spec.py")])
+def test_a_model_is_described_in_all_chapters(folder):
+    chapters = re.findall(r"^## (.+)$", (ROOT / folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [chapter for chapter in chapters if chapter in CHAPTERS] == list(CHAPTERS)
+    assert (ROOT / folder / "README_CN.md").is_file()
+
+
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
@@ -291,8 +335,11 @@ def test_the_original_recipe_is_shown():
 def test_a_translation_has_the_same_commands_and_results(file):
     original = file.with_name("README.md")
     assert [c.words for c in commands(file)] == [c.words for c in commands(original)]
-    shares = [set(re.findall(r"\d+(?:\.\d+)?(?= ?%)", prose(one))) for one in (file, original)]
-    assert shares[0] == shares[1]
+    for pattern in (r"\d+(?:\.\d+)?(?= ?%)", r"\d[\d,.]*\d", r"!\[[^]]*\]\((\S+)\)", r"\]\((config/\S+)\)"):
+        found, expected = (set(re.findall(pattern, prose(one))) for one in (file, original))
+        assert found == expected
+    chapters, expected = (re.findall(r"^(##+) ", prose(one), re.MULTILINE) for one in (file, original))
+    assert chapters == expected
 
 
 def models_table() -> dict[tuple[str, str], int]:
@@ -355,6 +402,12 @@ class Reader:
             self.weights = self.weights or next(Path(run_folder).rglob("*_best.ckpt"))
         return result
 
+    def run_python(self, code: str) -> subprocess.CompletedProcess:
+        """Run a block of Python at the root, with images in the place of the reader's."""
+        for name in re.findall(r'"([^"\s]+\.(?:jpe?g|png))"', code):
+            self.provide("image", self.root / name, False)
+        return run("-c", code.replace(PLACEHOLDER, f"{self.places}/"), cwd=self.root, timeout=600)
+
     def launch(self, words: list[str], cwd: Path) -> subprocess.CompletedProcess:
         """Run a script as two processes, under another port than the usual one."""
         with socket.socket() as free:
@@ -395,6 +448,13 @@ def test_the_commands_of_a_readme_work_one_after_the_other(file, tmp_path):
         assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         if task_of(command.script) == "eval":
             assert re.search(r"\d\.\d", result.stdout), command
+    for code in blocks(ROOT / file, "python"):
+        result = reader.run_python(code)
+        assert result.returncode == 0 and result.stdout, f"{code}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+
+
+def test_every_block_of_python_is_run():
+    assert {str(file.relative_to(ROOT)) for file in READMES if blocks(file, "python")} <= set(FOLLOWED)
 
 
 @pytest.mark.slow
