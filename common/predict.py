@@ -1,10 +1,10 @@
-"""Images -> classes, with a network or an exported MINDIR file.
+"""Images -> classes, with a network or an exported MINDIR or ONNX file.
 
 For use inside other programs::
 
     from common.predict import Predictor
 
-    predictor = Predictor.from_mindir("gmlp_ti.mindir")
+    predictor = Predictor.from_file("gmlp_ti.mindir")
     for result in predictor(["cat.jpg", pil_image, array]):
         print(result.source, result.top[0].name, result.top[0].probability)
 """
@@ -27,9 +27,10 @@ from common.class_names import names_for
 from common.config import from_mapping
 from common.errors import UserError
 from common.files import write_whole
+from common.onnx_file import OnnxNetwork, load_onnx
 from common.readers import EXTENSIONS, load_image
 from common.samples import to_rgb
-from common.transforms import eval_transform
+from common.transforms import eval_transform, pixel_transform
 
 Picture = Union[str, Path, Image.Image, np.ndarray]
 
@@ -58,9 +59,10 @@ class Predictor:
     """Classifies images in batches.
 
     Args:
-        network: float32 images (N, C, H, W) -> logits (N, classes); a cell, which is put into evaluation mode, or what
-            ``load_mindir`` returns.
-        transform: PIL RGB image -> float32 (C, H, W), such as ``common.transforms.eval_transform(config)``.
+        network: images (N, C, H, W) -> logits (N, classes); a cell, which is put into evaluation mode, or what
+            ``load_model`` returns.
+        transform: PIL RGB image -> what the network takes of it, (C, H, W), such as
+            ``common.transforms.eval_transform(config)``.
         class_names: one per class, see ``common.class_names.names_for``; none: the class numbers, or, of 1000
             classes, ImageNet's names.
         batch_size: images per call of the network.
@@ -74,23 +76,31 @@ class Predictor:
         self.network, self.transform, self.given_names = network.set_train(False), transform, class_names
         self.class_names: list[str] = []  # known when the network's outputs are
         self.model_file = ""
+        self.probabilities = False  # whether the network's outputs are such already
         self.batch_size, self.fixed_batch, self.top_k = batch_size, fixed_batch, top_k
 
     @classmethod
-    def from_mindir(cls, path: str | Path, class_names: Sequence[str] | None = None, batch_size: int = 16,
-                    top_k: int = 5) -> "Predictor":
-        """Load an exported file; transform, class names and batch come from the description beside it.
+    def from_file(cls, path: str | Path, class_names: Sequence[str] | None = None, batch_size: int = 16,
+                  top_k: int = 5) -> "Predictor":
+        """Load an exported file, MINDIR or ONNX; the description beside it says what else is needed: transform, class
+        names, batch, and whether normalisation and softmax are inside the file.
 
         Raises:
-            UserError: if one of the two files is missing or cannot be read.
+            UserError: if one of the two files is missing or cannot be read, or it is no classifier.
         """
-        network, description = load_mindir(path), read_description(path)
-        fixed = description["input"]["shape"][0]
-        transform = eval_transform(from_mapping(description["preprocessing"], str(description_path(path))))
+        network, description = load_model(path), read_description(path)
+        inside, fixed = description.get("inside", {}), description["input"]["shape"][0]
+        if inside.get("part", "classifier") != "classifier":
+            raise UserError(f"model_file: '{path}' is no classifier: it holds the part: {inside['part']} of its network, "
+                            "exported with --part.")
+        prepare = pixel_transform if inside.get("normalization") else eval_transform
+        transform = prepare(from_mapping(description["preprocessing"], str(description_path(path))))
         names = class_names or description["class_names"] or None
         predictor = cls(network, transform, names, fixed or batch_size, bool(fixed), top_k)
-        predictor.model_file = str(path)
+        predictor.model_file, predictor.probabilities = str(path), bool(inside.get("softmax"))
         return predictor
+
+    from_mindir = from_file  # its first name
 
     def __call__(self, images: Sequence[Picture] | Picture) -> list[Result]:
         """Classify images.
@@ -149,13 +159,12 @@ class Predictor:
         filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
         logits = self._logits(filled)[:len(batch)]
         names = self.class_names = self.class_names or names_for(self.given_names, logits.shape[1])
-        for row in softmax(logits):
+        for row in logits if self.probabilities else softmax(logits):
             if not np.isfinite(row).all():
                 yield (), "the network's output for it is not finite"
                 continue
             order = np.argsort(-row, kind="stable")[:self.top_k]
             yield tuple(Candidate(int(n), names[n], float(row[n])) for n in order), ""
-
 
     def _logits(self, batch: np.ndarray) -> np.ndarray:
         """Return the network's output for images, float32 (N, classes)."""
@@ -258,6 +267,15 @@ def write_csv(results: Sequence[Result], path: str | Path) -> None:
     write_whole(path, text.getvalue())
 
 
+def load_model(path: str | Path) -> nn.GraphCell | OnnxNetwork:
+    """Load an exported file, ONNX or MINDIR by its ending.
+
+    Raises:
+        UserError: if the file is missing, or cannot be run.
+    """
+    return load_onnx(path) if Path(path).suffix == ".onnx" else load_mindir(path)
+
+
 def load_mindir(path: str | Path) -> nn.GraphCell:
     """Load a MINDIR file.
 
@@ -271,8 +289,8 @@ def load_mindir(path: str | Path) -> nn.GraphCell:
     if not path.is_file():
         raise UserError(f"model_file: there is no file '{path}'.")
     if path.suffix != ".mindir":
-        raise UserError(f"model_file: '{path}' does not end in .mindir; a checkpoint (.ckpt) is given with "
-                        "--ckpt_path.")
+        raise UserError(f"model_file: '{path}' does not end in .mindir or .onnx; a checkpoint (.ckpt) is given "
+                        "with --ckpt_path.")
     try:
         return nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:

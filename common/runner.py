@@ -27,7 +27,7 @@ from common.pictures import prediction_sheet
 from common.predict import Predictor, Result, expand_images, format_table, read_description, write_csv, write_json
 from common.report import FILES as REPORT_FILES, Answers, make_folder, write_report
 from common.restore import check_family, check_weights, plain, restore, training_tensors
-from common.samples import Samples, check_classes, check_same_classes, save_classes
+from common.samples import Samples, check_same_classes, save_classes, with_classes
 from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, ReconstructionLoss, TrainStep
 from common.transforms import eval_transform
@@ -44,7 +44,7 @@ def train(config: Config, spec: ModelSpec) -> callback.TrainingState:
     runtime = start(config)
     samples = readers.open_samples(config, "train")
     pretraining = config.task == "pretrain"
-    config = config if pretraining else _with_classes(config, samples)
+    config = config if pretraining else with_classes(config, samples)
     eval_samples = readers.open_samples(config, "eval") if config.val_while_train and not pretraining else None
     if eval_samples is not None:
         check_same_classes(samples, eval_samples)
@@ -93,7 +93,7 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     runtime = start(config)
     logger = _console(spec, runtime)
     samples = readers.open_samples(config, "eval")
-    config = _with_classes(config, samples)
+    config = with_classes(config, samples)
     folder = make_folder(config.report) if config.report else None
     network, report, classes = load_network(config, spec)
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
@@ -146,7 +146,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     _console(spec, start(config))
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
-        predictor = Predictor.from_mindir(config.model_file, names, config.batch_size, config.top_k)
+        predictor = Predictor.from_file(config.model_file, names, config.batch_size, config.top_k)
         _check_exported(config, spec)
     else:
         network, _, classes = load_network(config, spec)
@@ -252,14 +252,6 @@ def _callbacks(config: Config, spec: ModelSpec, samples: Samples, eval_samples: 
     if config.open_profiler:
         found.append(callback.Profile(folder.folder / f"profile_rank_{runtime.rank}"))
     return found
-
-
-def _with_classes(config: Config, samples: Samples) -> Config:
-    """Check the number of classes against the data, or take it from there when the user did not say."""
-    if "num_classes" not in config.given:
-        config = dataclasses.replace(config, num_classes=len(samples.classes))
-    check_classes(samples, config)
-    return config
 
 
 def _contents(config: Config, spec: ModelSpec, classes: list[str], step: TrainStep, state: callback.TrainingState,

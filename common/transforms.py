@@ -5,7 +5,7 @@ Evaluation: resize, centre crop, normalisation. Both resize with PIL's own filte
 bit. All randomness comes from the ``np.random.Generator`` that is passed with each image.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Sequence
 
 import cv2
@@ -86,6 +86,11 @@ def eval_transform(config: Any) -> Callable[[Image.Image], np.ndarray]:
     return EvalTransform(size=size, short_side=_short_side(size, config.crop_pct), grey=config.in_channels == 1,
                          resample=Image.Resampling.BICUBIC if resample is None else resample,
                          normalize=Normalize(*statistics(config)))
+
+
+def pixel_transform(config: Any) -> Callable[[Image.Image], np.ndarray]:
+    """Build the evaluation pipeline without the normalisation: a function (PIL RGB image) -> uint8 (C, size, size)."""
+    return replace(eval_transform(config), normalize=channels_first)
 
 
 def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -208,6 +213,12 @@ class Normalize:
         for table, plane, target in zip(self.tables, cv2.split(pixels), out):
             cv2.LUT(plane, table, dst=target)
         return out
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an RGB or L image, uint8 (C, H, W)."""
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 class ColorJitter:
@@ -336,10 +347,10 @@ class EvalTransform:
     short_side: int
     grey: bool
     resample: int
-    normalize: Normalize
+    normalize: Callable[[Image.Image], np.ndarray]
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return float32 (C, size, size)."""
+        """Return float32 (C, size, size), or uint8 without normalisation."""
         if self.grey:
             image = image.convert("L")
         shorter = min(image.size)

@@ -14,7 +14,7 @@ from tiny_networks import FixedBatch, Restless, TinyClassifier, Uncompilable
 from common.config import from_mapping
 from common.errors import UserError
 from common.export import choose_format, export_network, preprocessing_of
-from common.predict import description_path, load_mindir, read_description
+from common.predict import description_path, load_mindir
 from common.transforms import eval_transform
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def test_a_file_for_a_fixed_batch_gives_the_numbers_of_the_network(mode):
     network = FixedBatch(5)
     file = export(network, batch=5)
     assert np.abs(run(load_mindir(file), IMAGES) - run(network, IMAGES)).max() < 1e-6
-    assert read_description(file)["compared_images"] == 10  # whole batches
+    assert json.loads(description_path(file).read_text())["compared_images"] == 10  # whole batches
 
 
 def test_training_behaviour_is_not_exported_and_the_mode_comes_back():
@@ -60,8 +60,9 @@ def test_the_description_says_what_a_caller_needs():
                   preprocessing=preprocessing_of(config))
     assert file == Path("tiny.mindir") and description_path(file) == Path("tiny.mindir.json")
     description = json.loads(Path("tiny.mindir.json").read_text())
-    assert description["input"] == {"name": "images", "layout": "NCHW", "dtype": "float32", "shape": [None, 3, 16, 16]}
-    assert description["output"] == {"dtype": "float32", "shape": [None, 10]}
+    assert description["input"] == {"name": "images", "layout": "NCHW", "dtype": "float32", "shape": [None, 3, 16, 16],
+                                    "values": "RGB, (v / 255 - mean) / std"}
+    assert description["output"] == {"name": "logits", "dtype": "float32", "shape": [None, 10]}
     assert (description["model"], description["num_classes"], description["class_names"]) == ("tiny_ti", 10, names)
     assert description["preprocessing"]["mean"] == [0.4914, 0.4822, 0.4465]
     assert (description["file_format"], description["mindspore_version"]) == ("MINDIR", ms.__version__)
@@ -116,7 +117,7 @@ def test_a_difference_that_is_not_a_number_is_an_error():
 
 def test_without_verification_the_description_says_so():
     file = export(Restless(), verify=False)
-    description = read_description(file)
+    description = json.loads(description_path(file).read_text())
     assert description["largest_difference"] is None and description["compared_images"] == 0
 
 
@@ -127,7 +128,7 @@ def test_class_names_must_be_as_many_as_the_outputs():
 
 
 def test_an_unknown_format_is_named():
-    with pytest.raises(UserError, match="'MINDR' is not offered; allowed are MINDIR, AIR. Did you mean 'MINDIR'?"):
+    with pytest.raises(UserError, match="'MINDR' is not offered; allowed are MINDIR, AIR, ONNX. Did you mean 'MINDIR'?"):
         export(TinyClassifier(), file_format="MINDR")
     assert choose_format("mindir").ending == ".mindir"
 
