@@ -185,6 +185,9 @@ def _plan_command(options: argparse.Namespace) -> list[str]:
 
     if (options.file is None) == (options.cards is None):
         raise UserError("plan: give a rank table, or --cards and a number.")
+    if options.epoch and options.file is None:
+        return launch_cost.per_epoch(options.cards, options.cards_per_server, options.link, options.network,
+                                     options.latency)
     if options.file is None:
         return launch_cost.describe(options.cards, options.cards_per_server, options.link, options.network,
                                     options.latency, options.step_ms, options.batch_size)
@@ -225,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--latency", type=float, default=20.0, help="microseconds of one transfer")
     one.add_argument("--step_ms", type=float, default=250.0, help="milliseconds that one device computes per step")
     one.add_argument("--batch_size", type=int, default=128, help="images per device and step")
+    one.add_argument("--epoch", action="store_true", help="with --cards: a table of what an epoch on ImageNet costs, of "
+                     "the models whose step times contributors of the original version report")
     one.set_defaults(action=_plan_command)
     return parser
 

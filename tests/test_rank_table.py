@@ -287,6 +287,19 @@ def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
     assert float(rows["16"][4]) == pytest.approx(19.65, abs=0.06)  # 2 * 15/16 of them at 5 GB/s
 
 
+def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
+    assert rank_table_tools.main(["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows if row[0] == "SOFT-tiny, 128"] == ["8", "32", "64"]
+    found = {(row[0].split(",")[0], row[1]): row[2:] for row in rows}
+    assert found["SOFT-tiny", "8"][:3] == ["1,024", "1,251", "1,281,024"]
+    ring = 2 * 7 / 8 * 4 * 13_069_056
+    assert found["SOFT-tiny", "8"][3:5] == [f"{ring * 1251 / 1e9:.0f}", f"259, reported ({ring / 30e6:.1f})"]
+    step = 259.4 - ring / 30e6 + 2 * 63 / 64 * 4 * 13_069_056 / 12.5e6  # between servers the network is the slowest
+    assert found["SOFT-tiny", "64"][4:] == [f"{step:.0f} ({2 * 63 / 64 * 4 * 13_069_056 / 12.5e6:.1f})",
+                                            f"{156 * step / 60_000:.1f}"]
+
+
 def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
     assert launch_cost.all_reduce_ms(1, 1e6, 8, 30, 12.5, 20) == 0
     assert launch_cost.all_reduce_ms(9, 0, 8, 30, 12.5, 20) == pytest.approx(2 * 8 * 0.020)
@@ -296,6 +309,8 @@ def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
 @pytest.mark.parametrize("words, key", [(["--cards", "0"], "--cards"), ([], "rank table, or --cards"),
                                         (["--cards", "8", "--link", "0"], "--link"),
                                         (["--cards", "8", "--latency", "-1"], "--latency"),
+                                        (["--cards", "0", "--epoch"], "--cards"),
+                                        (["--epoch"], "rank table, or --cards"),
                                         (["--cards", "x"], "--cards")])
 def test_plan_refuses_numbers_that_make_no_sense(words, key, capsys):
     assert rank_table_tools.main(["plan", *words]) == 2
