@@ -15,7 +15,7 @@ from common.coerce import coerce, kinds_of
 from common.config_help import describe, markdown_table
 from common.config_rules import TRAINING_TASKS, check, check_paths
 from common.errors import UserError, nearest
-from common.options import FIELDS, NAMES, NETWORK_KEYS, SECTIONS, Config
+from common.options import CALLER_VARIABLE, FIELDS, NAMES, NETWORK_KEYS, SECTIONS, Config
 from common.spec import ModelSpec
 from common.storage import on_cloud
 
@@ -28,7 +28,7 @@ _COMMAND_LINE = "command line"
 _OF_CHECKPOINT = [name for name, field in FIELDS.items() if field.metadata["section"] in ("data", "augment", "model")
                   and name not in ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers",
                                    "download", "on_error")]
-_INPUTS = ("data_dir", "eval_dir", "ckpt_path")
+_INPUTS = ("data_dir", "eval_dir", "ckpt_path", "resume", "img_ids", "class_names")
 # Defaults that differ for a task: MAE's recipes.
 _OF_TASK = {"pretrain": {"scale": (0.2, 1.0), "interpolation": "bicubic"},
             "linprobe": {"global_pool": False, "batchnorm_head": True}}
@@ -98,10 +98,46 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     return config
 
 
+def load_any(argv: Sequence[str]) -> Config:
+    """Return the configuration that a training with this command line has, whatever the model, or with no file at all.
+
+    The variant's name and the paths are not checked.
+
+    Raises:
+        UserError: for anything else that the user should correct.
+    """
+    flags = _read_flags(argv)
+    file = _named_file(flags)
+    folder = file.resolve().parent if file else Path()
+    model_dir = folder.parent if folder.name == "config" else Path()
+    written = _found(_canonical(read_yaml(file), str(file)), model_dir) if file else {}
+    given = _canonical(flags, _COMMAND_LINE)
+    values = _merged(written, given)
+    return _build(values | {"task": _task("train", written, given)}, given=frozenset(values))
+
+
+def _merged(written: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Lay flags over a file; a flag for ``lr`` or ``base_lr`` also replaces the other one."""
+    if "lr" in given or "base_lr" in given:
+        written = {name: value for name, value in written.items() if name not in ("lr", "base_lr")}
+    return written | given
+
+
 def _found(written: dict[str, Any], model_dir: Path) -> dict[str, Any]:
-    """Look for what a file calls ``./data`` in the model's folder, where it is not below the working directory."""
-    return written | {name: str(model_dir / path) for name in _INPUTS if (path := written.get(name))
-                      and not Path(path).exists() and (model_dir / path).exists()}
+    """Look for what a file calls ``./data`` where the user is, and else in the model's folder.
+
+    A launch script starts its processes in folders of their own and says where the user was. Nothing is written into
+    the model's folder: what has to be fetched first goes to where the user is.
+    """
+    caller = Path(os.environ.get(CALLER_VARIABLE, ""))
+    found = {}
+    for name in _INPUTS:
+        path = written.get(name)
+        if path and not Path(path).is_absolute() and "://" not in path:
+            places = [place / path for place in (caller, model_dir)]
+            place = next((place for place in places if place.exists()), places[0] if name == "data_dir" else Path(path))
+            found[name] = path if place == Path(path) else str(place)
+    return written | found
 
 
 def _of_checkpoint(held: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:

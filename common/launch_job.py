@@ -53,6 +53,7 @@ class Job:
         table: the rank table, on Ascend with several processes.
         server: this server in the table.
         results: the folder in which the folders of the ranks are made.
+        caller: the directory from which the script was started.
         environment: that of the script.
         dry_run: print what would start, and start nothing.
     """
@@ -67,6 +68,7 @@ class Job:
     table: RankTable | None
     server: Server | None
     results: Path
+    caller: Path
     environment: Mapping[str, str]
     dry_run: bool
 
@@ -120,7 +122,7 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
     local = len(server.devices) if server else 1 if not launcher else _device_number(request.device, environment)
     results = Path(caller / environment["RESULTS_DIR"] if environment.get("RESULTS_DIR") else ROOT / "scripts")
     return Job(request, python, entry, config, tuple(_absolute(arguments, caller)), launcher, local, table, server,
-               results, environment, dry_run)
+               results, caller, environment, dry_run)
 
 
 def _launcher(request: Request, environment: Mapping[str, str]) -> str:

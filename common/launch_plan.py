@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.launch_job import DEVICES, ROOT, Job
+from common.options import CALLER_VARIABLE
 from common.rank_table import numbers
 
 # What launchers leave in the environment. A process that finds the wrong one of them waits for others that never come,
@@ -100,7 +101,8 @@ def _bound(command: list[str], cores: list[int]) -> tuple[str, ...]:
 
 def _common_variables(job: Job) -> dict[str, str]:
     wanted = {"PYTHONUNBUFFERED": "1"} | ({"HCCL_CONNECT_TIMEOUT": str(CLUSTER_TIMEOUT)} if job.table else {})
-    return {name: job.environment.get(name) or value for name, value in wanted.items()}
+    given = {name: job.environment.get(name) or value for name, value in wanted.items()}
+    return given | {CALLER_VARIABLE: os.path.abspath(job.caller)}
 
 
 def _single(job: Job) -> Plan:

@@ -10,6 +10,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 from common.errors import UserError
 
+CALLER_VARIABLE = "ZOO_CALLER"  # environment: the folder in which the user started a launch script
+
 SECTIONS = {
     "run": "Device, precision, reproducibility",
     "data": "Data set and loading",

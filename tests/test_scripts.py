@@ -15,8 +15,10 @@ from typing import Callable
 import pytest
 
 from common import launch, launch_job
+from common.config import load
 from common.errors import UserError
 from entry import ROOT, write_yaml
+from gmlp.src.spec import SPEC
 from test_rank_table import table, write
 
 MODELS = ("gmlp", "convmlp", "soft", "hlg", "mae")
@@ -260,6 +262,21 @@ def test_paths_on_the_command_line_start_where_the_user_is(tree):
     assert tree.run("run_eval_cpu.sh", "gmlp_a.yaml", *given, cwd=tree.root / "here").returncode == 0
     assert tree.record("alone")[0][7:] == ["--ckpt_path", f"{tree.root}/here/a.ckpt", f"--data_dir={tree.root}/x",
                                            *given[3:]]
+
+
+def test_paths_in_the_file_start_where_the_user_is_too(tree, monkeypatch):
+    """A rank runs in a folder of its own, so that it is told where the user was."""
+    here = tree.root / "here"
+    (here / "data").mkdir(parents=True)
+    (here / "a.yaml").write_text("data_dir: ./data\neval_dir: obs://b/c\nenable_modelarts: true\nckpt_path: /abs\n")
+    assert tree.run(ASCEND, "gmlp", f"../../{tree.table.name}", "a.yaml", cwd=here).returncode == 0
+    _, env = tree.record("1")
+    assert env["ZOO_CALLER"] == str(here) and env["cwd"] != str(here)
+    monkeypatch.setenv("ZOO_CALLER", env["ZOO_CALLER"])
+    monkeypatch.chdir(env["cwd"])
+    config = load(["--config_path", str(here / "a.yaml")], task="train", spec=SPEC, model_dir=ROOT / "gmlp")
+    assert (config.data_dir, config.eval_dir, config.ckpt_path) == (str(here / "data"), "obs://b/c", "/abs")
+    assert config.ckpt_save_dir == "./outputs"  # results stay in the folder of the rank
 
 
 def test_what_the_user_says_himself_is_not_said_twice(tree):
