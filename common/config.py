@@ -20,7 +20,7 @@ from common.spec import ModelSpec
 from common.storage import on_cloud
 
 __all__ = ["Config", "check", "check_paths", "describe", "from_mapping", "load", "markdown_table",
-           "network_arguments", "read_yaml", "save"]
+           "load_any", "network_arguments", "read_yaml", "save"]
 
 _BLOCKS = ("context", "parallel", "model_config")
 _COMMAND_LINE = "command line"
@@ -86,9 +86,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     checkpoint = (written | given).get("ckpt_path", "")
     if named is None and trained_with is not None and Path(checkpoint).is_file():
         written |= _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given)
-    if "lr" in given or "base_lr" in given:  # a flag replaces the other one in the file
-        written = {name: value for name, value in written.items() if name not in ("lr", "base_lr")}
-    values = written | given
+    values = _merged(written, given)
     names = frozenset(values)
     values["task"] = _task(task, written, given)
     spec = spec.for_task(values["task"])
@@ -257,7 +255,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
     return flags
 
 
-def _named_file(flags: dict[str, Any], model_dir: Path) -> Path | None:
+def _named_file(flags: dict[str, Any], model_dir: Path | None = None) -> Path | None:
     """Take the configuration file out of the flags and find it, below the working directory or the model's folder."""
     names = {flags.pop(key) for key in ("config_path", "config") if key in flags}
     if not names:
@@ -266,11 +264,13 @@ def _named_file(flags: dict[str, Any], model_dir: Path) -> Path | None:
         raise UserError(f"--config_path and --config (command line) name different files, "
                         f"{' and '.join(sorted(names))}; give one of them.")
     name = os.path.expanduser(os.path.expandvars(names.pop()))
-    for file in (Path(name), model_dir / name):
+    for file in (Path(name), *([model_dir / name] if model_dir else [])):
         if name and file.is_file():
             return file
         if name and file.is_dir():
             raise UserError(f"config_path: '{name}' (command line) is a folder; give one of the YAML files in it.")
+    if model_dir is None:
+        raise UserError(f"config_path: there is no file '{name}' (working directory {Path.cwd()}).")
     shipped = [f"config/{file.name}" for file in sorted(model_dir.glob("config/*.y*ml"))]
     raise UserError(f"config_path: '{name}' (command line) was found neither in {Path.cwd()} nor in {model_dir}; that "
                     f"folder has {', '.join(shipped) or 'no configurations'}.{nearest(name, shipped)}")

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import shutil
+import sys
 from typing import Iterator
 
 import cv2
@@ -20,7 +21,7 @@ import numpy as np
 from common.errors import UserError
 from common.mixup import Mixer, smooth_one_hot
 from common.options import Config
-from common.samples import Samples
+from common.samples import Samples, steps_per_epoch
 from common.transforms import eval_transform, train_transform
 
 # independent streams of random numbers
@@ -40,27 +41,6 @@ os.register_at_fork(after_in_child=gc.freeze)
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
     """Return the generator of one place in a run; equal arguments give equal numbers, others unrelated ones."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, *place)))
-
-
-def steps_per_epoch(config: Config, n: int, world_size: int) -> int:
-    """Return the optimizer steps of one epoch over ``n`` images.
-
-    A step takes batch_size x accumulation_steps x world_size images. ``drop_remainder: false`` fills the last step with
-    the first images of the epoch, so that every image is seen and every batch has the same shape.
-
-    Raises:
-        UserError: if the images do not fill one step, and filling up is not asked for.
-    """
-    step = config.batch_size * config.accumulation_steps * world_size
-    if not config.drop_remainder:
-        return -(-n // step)
-    if n < step:
-        factors = [f"batch_size {config.batch_size}"]
-        factors += [f"accumulation_steps {config.accumulation_steps}"] if config.accumulation_steps > 1 else []
-        factors += [f"{world_size} devices"] if world_size > 1 else []
-        raise UserError(f"{' x '.join(factors)} is larger than the {n} training images, so that an epoch would have no "
-                        "step; lower batch_size.")
-    return n // step
 
 
 def soft_targets(config: Config) -> bool:
@@ -278,3 +258,10 @@ def _pipeline(source: TrainBatches | EvalBatches, columns: list[str], config: Co
             ds.config.set_enable_shared_mem(False)
     return ds.GeneratorDataset(source, columns, sampler=sampler, num_parallel_workers=workers,
                                python_multiprocessing=processes)
+
+
+if __name__ == "__main__":
+    from common.command import run
+    from common.show import show_batch
+
+    sys.exit(run(show_batch, sys.argv[1:]))

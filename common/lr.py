@@ -3,7 +3,10 @@
 Value ``i`` belongs to the update that follows ``i`` others. Positions are measured in epochs, so that every length may
 be a fraction of one. The formulas take plain arguments; ``schedule`` alone reads the configuration. Imports no
 MindSpore.
+
+``python -m common.lr show --config_path FILE.yaml`` draws the schedule of a configuration.
 """
+import sys
 from typing import Sequence
 
 import numpy as np
@@ -129,3 +132,10 @@ def _decay_epochs(config: Config) -> float:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} and cooldown_epochs: {config.cooldown_epochs} do not "
                         f"fit into epochs: {config.epochs}; their sum may not be larger.")
     return left if config.decay_epochs is None else config.decay_epochs
+
+
+if __name__ == "__main__":
+    from common.command import run
+    from common.show import show_schedule
+
+    sys.exit(run(show_schedule, sys.argv[1:]))

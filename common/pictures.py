@@ -47,7 +47,7 @@ def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6)
 
 def with_share(name: str, share: float, width: int = TILE) -> str:
     """Return a name and a share in per cent as one line of a caption; the name is cut where both are too long."""
-    percent = f"  {100 * share:.1f} %"
+    percent = f": {100 * share:.1f} %"
     letters = font(LETTERS)
     return fit_text(name, letters, width - letters.getlength(percent)) + percent
 

@@ -2,6 +2,7 @@
 
 Imports no MindSpore.
 """
+import dataclasses
 import json
 import logging
 import os
@@ -217,6 +218,39 @@ def check_same_classes(train: Samples, evaluation: Samples) -> None:
     raise UserError(f"the evaluation data has {len(evaluation.classes)} classes and the training data "
                     f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the "
                     "same class folders.")
+
+
+def steps_per_epoch(config: Config, n: int, world_size: int) -> int:
+    """Return the optimizer steps of one epoch over ``n`` images.
+
+    A step takes batch_size x accumulation_steps x world_size images. ``drop_remainder: false`` fills the last step with
+    the first images of the epoch, so that every image is seen and every batch has the same shape.
+
+    Raises:
+        UserError: if the images do not fill one step, and filling up is not asked for.
+    """
+    step = config.batch_size * config.accumulation_steps * world_size
+    if not config.drop_remainder:
+        return -(-n // step)
+    if n < step:
+        factors = [f"batch_size {config.batch_size}"]
+        factors += [f"accumulation_steps {config.accumulation_steps}"] if config.accumulation_steps > 1 else []
+        factors += [f"{world_size} devices"] if world_size > 1 else []
+        raise UserError(f"{' x '.join(factors)} is larger than the {n} training images, so that an epoch would have no "
+                        "step; lower batch_size.")
+    return n // step
+
+
+def with_classes(config: Config, samples: Samples) -> Config:
+    """Check the number of classes against the data, or take it from there when the user did not say.
+
+    Raises:
+        UserError: if they differ.
+    """
+    if "num_classes" not in config.given:
+        config = dataclasses.replace(config, num_classes=len(samples.classes))
+    check_classes(samples, config)
+    return config
 
 
 def save_classes(samples: Samples, path: str | Path) -> None:
