@@ -3,7 +3,7 @@ import dataclasses
 import math
 import os
 import types
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from common.errors import UserError, nearest
 
@@ -53,12 +53,12 @@ _CONVERSIONS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
 
 def kinds_of(field: dataclasses.Field) -> list[type]:
     """Return the types that a field may have, in the order in which they are tried; ``type(None)`` among them."""
-    return list(get_args(field.type)) if isinstance(field.type, types.UnionType) else [field.type]
+    return list(get_args(field.type)) if get_origin(field.type) in (types.UnionType, Union) else [field.type]
 
 
 def describe_kind(field: dataclasses.Field) -> str:
     """Say in words what a field accepts, for messages and for the help."""
-    kinds = [kind for kind in kinds_of(field) if kind is not type(None)]
+    kinds = [kind for kind in kinds_of(field) if kind is not type(None) and get_origin(kind) is not Literal]
     if field.metadata["choices"]:
         words = list(field.metadata["choices"])
     elif field.metadata["path"]:
@@ -73,6 +73,7 @@ def describe_kind(field: dataclasses.Field) -> str:
     limits = [f"{sign} {limit:g}" for sign, limit in field.metadata["limits"].items() if limit is not None]
     if limits:
         words[-1] += " " + " and ".join(limits)
+    words += [word for kind in kinds_of(field) if get_origin(kind) is Literal for word in get_args(kind)]
     if type(None) in kinds_of(field):
         words.append("none")
     return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
@@ -107,6 +108,8 @@ def _convert(field: dataclasses.Field, value: Any) -> Any:
         try:
             if get_origin(kind) is tuple:
                 return _to_tuple(value, get_args(kind)[0])
+            if get_origin(kind) is Literal:
+                return get_args(kind)[get_args(kind).index(str(value).lower())]
             if kind is not type(None):
                 return _CONVERSIONS[kind](value)
         except (ValueError, OverflowError):

@@ -19,6 +19,8 @@ def check(config: Config) -> None:
     for name, field in FIELDS.items():
         if not within_limits(field, getattr(config, name)):
             raise UserError(f"{name}: {getattr(config, name)!r} is not {describe_kind(field)}.")
+    if config.batch_size == "dynamic" and config.task != "export":
+        raise UserError("batch_size: 'dynamic' is for exported files; give a whole number >= 1.")
     _check_schedule(config)
     for name in ("scale", "ratio"):
         pair = getattr(config, name)

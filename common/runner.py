@@ -17,6 +17,7 @@ from common.config import Config
 from common.context import Runtime, start
 from common.errors import UserError
 from common.export import choose_format, export_network, preprocessing_of
+from common.export_cells import Contents, Deployed
 from common.layers import apply_precision
 from common.logger import get_logger, set_up
 from common.loss import build_loss
@@ -122,16 +123,33 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
 
 
 def export(config: Config, spec: ModelSpec) -> Path:
-    """Write the network of ``config.ckpt_path`` as a file for inference, load it again and compare."""
+    """Write the network of ``config.ckpt_path``, or a part of it, as a file for inference, load it again and compare.
+
+    Raises:
+        UserError: for any mistake in the configuration or the checkpoint.
+    """
     runtime = start(config)
     _console(spec, runtime)
     choose_format(config.file_format)  # before anything is built
-    network, _, classes = load_network(config, spec)
-    size = config.eval_image_size or config.image_size
-    return export_network(network, input_shape=(config.batch_size, config.in_channels, size, size),
-                          file_name=config.file_name or spec.display_name(config.model),
+    contents = Contents(config.part, config.with_preprocess, config.softmax)
+    preprocessing, classes = preprocessing_of(config), []
+    found = spec.export_part(config, spec) if spec.export_part else None
+    if found:
+        network, contents = found
+    elif config.part != "classifier":
+        raise UserError(f"part: {config.part} is not offered for {spec.name}, which has the classifier only.")
+    else:
+        network, _, classes = load_network(config, spec)
+    if contents.part != "reconstruction" and (contents.normalization or contents.softmax):
+        statistics = (preprocessing["mean"], preprocessing["std"]) if contents.normalization else ((), ())
+        network = Deployed(network, *statistics, contents.softmax)
+    size, batch = preprocessing["image_size"], None if config.batch_size == "dynamic" else config.batch_size
+    name = spec.display_name(config.model) + ("" if config.part == "classifier" else f"_{config.part}")
+    beside = Path(__file__).resolve().parents[1] / spec.name  # where export.py lies
+    return export_network(network, input_shape=(batch, config.in_channels, size, size),
+                          file_name=config.file_name or (beside if beside.is_dir() else Path()) / name,
                           file_format=config.file_format, model=config.model, class_names=classes,
-                          preprocessing=preprocessing_of(config), verify=config.verify)
+                          preprocessing=preprocessing, verify=config.verify, contents=contents)
 
 
 def predict(config: Config, spec: ModelSpec) -> list[Result]:

@@ -88,6 +88,8 @@ class ModelSpec:
             network lack it, or the other way round.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs.
+        export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``, and
+            the ``common.export_cells.Contents`` of its file; ``None`` for the classifier.
     """
 
     name: str
@@ -110,6 +112,7 @@ class ModelSpec:
     misfit: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], Any], str] | None = None
     dead: Callable[[str, Any], bool] | None = None
     draw_samples: Callable[[Any, Any, Any, Any], None] | None = None
+    export_part: Callable[[Any, Any], Any] | None = None
 
     def for_task(self, task: str) -> "ModelSpec":
         """Return what holds for one task."""

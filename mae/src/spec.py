@@ -177,6 +177,13 @@ def draw_samples(config: Any, network: Any, samples: Any, path: Any) -> None:
     draw(config, network, samples, path)
 
 
+def export_part(config: Any, spec: ModelSpec) -> Any:
+    """Build what ``config.part`` names for export; see ``mae.src.export_part``."""
+    from mae.src.export_part import export_part as build
+
+    return build(config, spec)
+
+
 _CLASSIFIER = {
     "variants": CLASSIFIERS,
     "remark": " The mae_* networks are trained by pretrain.py and shown by visualize.py; finetune.py makes classifiers "
@@ -192,8 +199,9 @@ _VISUALIZING = {
 SPEC = ModelSpec(
     name="mae", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
     layer_id=layer_id, aliases=ALIASES, log_style=LOG_STYLE, fit=fit, draw_samples=draw_samples,
+    export_part=export_part,
     tasks=("train", "pretrain", "finetune", "linprobe"),
-    per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "export", "infer")}
+    per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "infer")}
     | {"pretrain": _PRETRAINING, "visualize": _VISUALIZING},
     default_configs={"train": "config/vit-base-p16.yaml", "pretrain": "config/mae-vit-base-p16.yaml",
                      "finetune": "config/finetune-vit-base-p16.yaml", "linprobe": "config/linprobe-vit-base-p16.yaml",
