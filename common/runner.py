@@ -198,12 +198,24 @@ def build_network(config: Config, spec: ModelSpec, world_size: int = 1) -> nn.Ce
     network = spec.build(config.model, num_classes=config.num_classes, image_size=config.image_size,
                          in_channels=config.in_channels, drop_path_rate=config.drop_path_rate,
                          **config_module.network_arguments(config))
+    _check_sizes(config, network)
     if config.sync_bn and world_size > 1:
         batch_norm.synchronise(network, world_size)
     if config.amp_level != "O0" and ms.get_current_device()[0] == "CPU":
         get_logger().warning(f"amp_level: {config.amp_level} on a CPU only shows that it works: float16 is slower "
                              "there than O0.")
     return apply_precision(network, config.amp_level)
+
+
+def _check_sizes(config: Config, network: nn.Cell) -> None:
+    """Refuse another size for evaluation where the network is built for one: its cells say so with ``image_size``."""
+    built_for = {size for _, cell in network.cells_and_names()
+                 if isinstance(size := getattr(cell, "image_size", None), tuple)}
+    side = config.eval_image_size or config.image_size
+    if built_for - {(side, side)} and config.task != "pretrain":
+        raise UserError(f"eval_image_size: {side} differs from image_size: {config.image_size}, but {config.model} "
+                        "takes images of the one size for which it is built; leave eval_image_size out, or give both "
+                        "the same value.")
 
 
 def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, checkpoint.LoadReport, list[str]]:
