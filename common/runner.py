@@ -98,7 +98,7 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     folder = make_folder(config.report) if config.report else None
     network, report, classes = load_network(config, spec)
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
-                f" {len(samples.classes)} classes")
+                f" {len(samples.classes)} classes" + (f"; {', '.join(REPORT_FILES)} go to {folder}" if folder else ""))
     if classes and classes != samples.classes:
         logger.warning(f"The checkpoint was trained on classes named {classes[0]}, {classes[1]} ..., and the data has "
                        f"{samples.classes[0]}, {samples.classes[1]} ...: the numbers mean something only if both lists "
@@ -118,7 +118,6 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
         answers.gather()
         if runtime.is_main:
             write_report(answers, folder)
-            logger.info(f"{', '.join(REPORT_FILES)} are in {folder}")
     return scores
 
 

@@ -37,6 +37,7 @@ TINY_CONVMLP = COMMON | {"model": "convmlp_s", "image_size": 32, "channels": 8, 
                          "depths": [1, 1], "mlp_ratio": 2, "lr": 0.1}
 CLIP = 0.05  # far below the norm of these gradients
 EVALUATIONS = [("many", 7), ("many", 40), ("two", 7)]  # folder of images, batch size
+REPORTED = EVALUATIONS[0]
 
 
 class ClipsFirst(TrainStep):
@@ -111,16 +112,19 @@ def evaluation(found: Findings, folder: Path) -> None:
     stir(network)
     file = folder / f"tiny_{found.runtime.world_size}_{found.runtime.rank}.ckpt"
     checkpoint.save(file, checkpoint.weights_of(network), {})
+    report = folder / str(found.runtime.world_size) / "report"
     for images, size in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
             "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images),
-            "batch_size": size, "ckpt_path": str(file)}, "test")
+            "batch_size": size, "ckpt_path": str(file), "report": str(report) if (images, size) == REPORTED else ""}, "test")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             scores = runner.evaluate(config, GMLP)
         text = GMLP.log_style.evaluation.format(top1=scores.top1, top5=scores.top5, loss=scores.loss, step_time=0,
                                                 seen=scores.seen, total_time=0)
         found.values[f"evaluation {images} {size}"] = text, scores.seen, printed.getvalue().splitlines()[-1:]
+    if found.runtime.is_main:
+        found.values["report"] = {file.name: file.read_bytes().hex() for file in report.iterdir()}
 
 
 def sharding(found: Findings, folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 What each rank does is in rank_worker.py. The jobs run side by side: they wait for each other's start most of the time.
 """
+import csv
+import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -107,6 +110,19 @@ def test_evaluation_gives_the_same_text_on_any_number_of_ranks(case, seen, found
 def test_any_batch_size_gives_the_same_text(found):
     values = found[1][0][1]
     assert values["evaluation many 7"][0] == values["evaluation many 40"][0] != values["evaluation two 7"][0]
+
+
+def test_a_report_is_the_same_on_any_number_of_ranks(found):
+    reports = [{name: bytes.fromhex(content) for name, content in ranks[0][1]["report"].items()}
+               for ranks in found.values()]
+    assert sorted(reports[0]) == ["classes.csv", "confusion.png", "mistakes.csv", "mistakes.png"]
+    assert reports[0] == reports[1] == reports[2]
+    rows = list(csv.DictReader(io.StringIO(reports[0]["classes.csv"].decode())))
+    assert sum(int(row["images"]) for row in rows) == 101
+    wrong = 101 - sum(int(row["correct"]) for row in rows)
+    assert len(reports[0]["mistakes.csv"].splitlines()) == 1 + wrong and wrong > 50
+    top1 = float(re.search(r"Top_1_Accuracy': ([\d.]+)", found[1][0][1]["evaluation many 40"][0])[1])
+    assert top1 == pytest.approx(1 - wrong / 101, abs=1e-4)  # of an evaluation without a report
 
 
 def test_only_rank_0_prints_the_result(found):
