@@ -257,6 +257,22 @@ def test_options_in_the_text_exist(file):
 
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_keys_in_the_text_exist(file):
+    """A word with an underscore, alone or before a colon, is an option or stands somewhere in the code."""
+    keys = {found[1] for span in spans(file) if (found := re.match(r"(\w+_\w+)(?::.*|\.\d.*)?$", span))}
+    known = words_of_the_code()
+    assert not [key for key in keys - set(NAMES) if key not in known and key.rstrip("0123456789") not in known]
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    files = [path for folder in TOP_LEVEL - {"tests"} for ending in ("py", "y*ml")
+             for path in (ROOT / folder).rglob(f"*.{ending}")]
+    return {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))} | {
+        name for folder in PLACES[1:] for name in importlib.import_module(f"{folder.name}.src.spec").SPEC.variants}
+
+
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_files_in_the_text_exist(file):
     named = [word for span in spans(file) for word in span.split() if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", word)]
     for word in named:
