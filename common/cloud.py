@@ -73,7 +73,8 @@ def place(environment: Mapping[str, str]) -> Place:
 
 
 @contextlib.contextmanager
-def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
+def staged(config: Config, environment: Mapping[str, str],
+           reread: Callable[[str], Config] | None = None) -> Iterator[Config]:
     """Fetch what the run needs, give its configuration with local paths, and send its results, after a failure too.
 
     A run that failed stays the failure that it was, whatever becomes of its results.
@@ -81,6 +82,7 @@ def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
     Args:
         config: ``enable_modelarts``, the addresses and the local folders.
         environment: that of the process.
+        reread: gives the configuration with what a checkpoint, which has only now been fetched, says of itself.
 
     Raises:
         UserError: if something cannot be fetched, in every process of the node; or cannot be sent after a success.
@@ -91,7 +93,7 @@ def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
     here = place(environment)
     set_up(None, 0 if here.leader else 1)
     _check_addresses(config)
-    config = fetch(config, environment, here)
+    config = _with_settings(config, fetch(config, environment, here), reread)
     check_paths(dataclasses.replace(config, enable_modelarts=False), config.task)
     for folder in _results(config):
         (folder / _SENT).unlink(missing_ok=True)
@@ -102,6 +104,23 @@ def staged(config: Config, environment: Mapping[str, str]) -> Iterator[Config]:
         raise
     if here.leader:
         send(config, environment)
+
+
+def _with_settings(before: Config, fetched: Config, reread: Callable[[str], Config] | None) -> Config:
+    """Take over what a checkpoint that was not there before says, but for what the fetching has changed."""
+    if reread is None or Path(before.ckpt_path).is_file() or not Path(fetched.ckpt_path).is_file():
+        return fetched
+    changed = {field.name: value for field in dataclasses.fields(fetched) if field.name != "given"
+               and (value := getattr(fetched, field.name)) != getattr(before, field.name)}
+    if "data_dir" in changed:
+        changed["eval_dir"] = fetched.eval_dir  # the checkpoint's belongs to the machine of its training
+    return dataclasses.replace(reread(fetched.ckpt_path), **changed)
+
+
+def send_unfinished(config: Config, environment: Mapping[str, str]) -> None:
+    """Send the results of a run that is being ended from outside."""
+    if config.enable_modelarts:
+        _send_after_failure(config, environment, place(environment))
 
 
 def _check_addresses(config: Config) -> None:

@@ -59,7 +59,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 
 def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
-         trained_with: Callable[[str], Mapping[str, Any] | None] | None = None) -> Config:
+         trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "") -> Config:
     """Return the configuration of a run.
 
     Args:
@@ -69,6 +69,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
         model_dir: the model's folder; relative configuration files are looked for there too.
         trained_with: path of a checkpoint -> the configuration that it holds, or ``None``. Asked when no file is named;
             what it says comes between the model's default file and the flags.
+        fetched: the checkpoint that is asked, where it is not yet the configuration's own.
 
     Raises:
         UserError: for anything that the user should correct.
@@ -83,7 +84,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
     file = named or (default if default.is_file() else None)
     written = _found(_canonical(read_yaml(file), str(file)), Path(model_dir)) if file else {}
     given = _canonical(flags, _COMMAND_LINE)
-    checkpoint = (written | given).get("ckpt_path", "")
+    checkpoint = fetched or (written | given).get("ckpt_path", "")
     if named is None and trained_with is not None and Path(checkpoint).is_file():
         written |= _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given)
     values = _merged(written, given)

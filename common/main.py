@@ -15,7 +15,7 @@ if MISSING:  # before anything imports them: entry points import this module fir
     sys.exit(2)
 
 from common import config as config_module
-from common.cloud import staged
+from common.cloud import send_unfinished, staged
 from common.config import Config
 from common.config_rules import TRAINING_TASKS
 from common.context import prepare_environment
@@ -35,13 +35,15 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         argv: command line without the program; ``None``: that of the process.
         action: what is done instead of the task of this name in ``common.runner``.
     """
+    ending = Ending()
     if argv is None:
-        stop_on_interrupt()
+        ending.begin()
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_environment(spec)
     try:
         config = read_config(task, spec, arguments)
-        with staged(config, os.environ) as config:
+        with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
+            ending.rescue = lambda: send_unfinished(config, os.environ)
             (action or run)(config, spec.for_task(config.task))
     except Exception as error:
         sentence = user_sentence(error)
@@ -51,23 +53,57 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         sys.exit(2)
 
 
-def stop_on_interrupt() -> None:
-    """End the process at once, with exit code 130, when Ctrl-C is pressed.
+class Ending:
+    """Ends the process at once when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
 
-    MindSpore handles the signal itself once it computes, and may then wait for ever for its own data workers. So the
-    signal is blocked in every thread but one, which waits for it. Nothing is lost: checkpoints are whole or absent.
+    MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data workers. So the signals
+    are blocked in every thread but one, which waits for them. Threads that libraries have begun before cannot be
+    reached; a signal that one of them gets is passed on through a pipe. Nothing is lost: checkpoints are whole or
+    absent.
+
+    Attributes:
+        rescue: is done before the end; a second signal does not wait for it.
     """
-    def wait() -> None:
-        signal.sigwait({signal.SIGINT})
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.rescue: Callable[[], None] = lambda: None
+
+    def begin(self) -> None:
+        """Wait for the signals from now on."""
+        received, passed_on = os.pipe()
+        os.set_blocking(passed_on, False)
+        signal.set_wakeup_fd(passed_on)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        os.register_at_fork(after_in_child=_be_ended_by_sigterm)
+        for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
+            threading.Thread(target=lambda wait=wait: self._end(wait()), daemon=True).start()
+
+    def _passed_on(self, received: int) -> int:
+        while (number := os.read(received, 1)[0]) not in self.SIGNALS:
+            pass
+        return number
+
+    def _end(self, number: int) -> None:
         sys.stderr.write("\nStopped; a training goes on from its last checkpoint when it is started again.\n")
         sys.stderr.flush()
-        os._exit(130)
+        rescue = threading.Thread(target=self.rescue, daemon=True)
+        rescue.start()
+        while rescue.is_alive() and signal.sigtimedwait(self.SIGNALS, 0.1) is None:
+            pass
+        os._exit(128 + number)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=wait, daemon=True).start()
+
+def _be_ended_by_sigterm() -> None:
+    """Undo in a forked process what ``Ending`` has set up: the framework ends its data workers with SIGTERM."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
+def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: str = "") -> Config:
     """Read flags and YAML.
 
     Without ``--config_path``, a checkpoint that this zoo trained brings the configuration that it was trained with, so
@@ -88,7 +124,7 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str]) -> Config:
         return {"model": variant, **settings}
 
     return config_module.load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
-                              trained_with=None if task in TRAINING_TASKS else trained_with)
+                              trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched)
 
 
 def run(config: Config, spec: ModelSpec) -> None:

@@ -5,6 +5,7 @@ which are the names that the old model zoo and the authors' files use. ``common/
 MindSpore, so that ``--help`` and wrong options are answered at once.
 """
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any, Callable, Literal, Mapping, Sequence
 
@@ -81,6 +82,13 @@ def _policy(value: Any) -> Any:
 
 def _comma_separated(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _addresses(value: Any) -> Any:
+    """A platform on whose page nothing was chosen gives an empty list; YAML may hold a list as such."""
+    if isinstance(value, (list, dict)):
+        value = json.dumps(value)
+    return "" if isinstance(value, str) and value.replace(" ", "") in ("[]", "{}", "''", '""') else value
 
 
 _run, _data, _augment, _model, _loss, _schedule, _optim, _saving, _evaluate, _cloud, _export = map(_section, SECTIONS)
@@ -307,11 +315,11 @@ class Config:
     # cloud
     enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "
                                     "itself for obs:// and s3:// addresses", aliases=("run_modelarts",))
-    data_url: str = _cloud("", "storage address of the data set")
-    train_url: str = _cloud("", "storage address for the results")
-    checkpoint_url: str = _cloud("", "storage address of the weights to begin with",
-                                 aliases=("ckpt_url", "pretrain_url"))
-    multi_data_url: str = _cloud("", "OpenI: JSON list of several data sets")
+    data_url: str = _cloud("", "storage address of the data set", convert=_addresses)
+    train_url: str = _cloud("", "storage address for the results", convert=_addresses)
+    checkpoint_url: str = _cloud("", "storage address of the weights to begin with, or OpenI's JSON list",
+                                 aliases=("ckpt_url", "pretrain_url"), convert=_addresses)
+    multi_data_url: str = _cloud("", "OpenI: JSON list of several data sets", convert=_addresses)
     data_path: str = _cloud("", "local folder of data_url (/cache/data for a remote one); is data_dir where that is "
                             "not given", path=True)
     output_path: str = _cloud("", "local folder of train_url", path=True)

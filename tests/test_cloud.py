@@ -5,7 +5,9 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -15,13 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from common import archive, cloud
+from common import archive, checkpoint, cloud, runner
 from common.cloud import Place, fetch, place, send, staged
 from common.cloud_data import data_root
-from common.config import Config, from_mapping
+from common.config import Config, from_mapping, load
 from common.errors import UserError
+from common.restore import plain
 from common.storage import on_cloud, sources
-from entry import ROOT, run, sentence, write_yaml
+from entry import ROOT, environment, run, sentence, write_yaml
+from gmlp.src.spec import SPEC
 
 ALONE = Place(job="7")
 
@@ -375,6 +379,21 @@ def test_empty_list_of_weights_changes_nothing():
     assert fetch(configure(pretrain_url="[]"), {}, ALONE).ckpt_path == ""
 
 
+@pytest.mark.parametrize("flags, expected", [
+    (["--pretrain_url", "[]"], ""), (["--ckpt_url", "obs://b/x.ckpt", "--pretrain_url", "[]"], "obs://b/x.ckpt"),
+    (["--pretrain_url=[ ]", "--multi_data_url=[]", "--checkpoint_url", "obs://b/y"], "obs://b/y")])
+def test_an_empty_list_of_a_platform_says_nothing(flags, expected):
+    config = load(["--dataset", "digits", *flags], task="train", spec=SPEC, model_dir=Path("nowhere"))
+    assert (config.checkpoint_url, config.multi_data_url) == (expected, "")
+    assert config.enable_modelarts == bool(expected)
+
+
+def test_addresses_may_be_a_list_in_yaml(tmp_path):
+    (tmp_path / "c.yaml").write_text('pretrain_url: [{"model_url": "obs://b/a.ckpt"}]\ndata_url: []\ndataset: digits\n')
+    config = load(["--config_path", str(tmp_path / "c.yaml")], task="train", spec=SPEC, model_dir=tmp_path)
+    assert sources("checkpoint_url", config.checkpoint_url) == [("obs://b/a.ckpt", "")] and config.data_url == ""
+
+
 # Once per node.
 
 PROGRAM = """
@@ -679,3 +698,40 @@ def test_a_training_in_the_cloud_from_beginning_to_end(tmp_path, bucket):
                              f"copy_parallel {tmp_path / 'cache' / 'train'} obs://bucket/results"]
     assert "data_url: obs://bucket/digits is brought to" in result.stdout
     assert "is sent to obs://bucket/results" in result.stdout
+
+
+def test_a_job_that_the_platform_ends_sends_what_it_has(tmp_path, bucket):
+    """SIGTERM in the middle of a training, as at the end of the time that a job may take."""
+    config = write_yaml(tmp_path / "cloud.yaml", enable_modelarts=1, epochs=200, mode="pynative", depth=1,
+                        output_path=tmp_path / "cache" / "train")
+    program = subprocess.Popen(
+        [sys.executable, "gmlp/train.py", "--config_path", config, "--train_url", "obs://bucket/results"], cwd=ROOT,
+        env=environment(JOB_ID="", PYTHONPATH=str(tmp_path / "packages"), MOXING_ROOT=str(bucket.parent)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 200
+        while not list((tmp_path / "cache" / "train").glob("*-1_*.ckpt")):
+            assert program.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        program.terminate()
+        out, error = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 128 + signal.SIGTERM and "Stopped; a training goes on" in error, error
+    assert {"history.jsonl", "log_rank_0.txt"} <= set(names(bucket / "results"))
+    assert any(re.search(r"-1_\d+\.ckpt$", name) for name in names(bucket / "results"))
+
+
+def test_a_fetched_checkpoint_brings_the_settings_of_its_training(tmp_path, bucket):
+    """As everywhere, an evaluation without --config_path needs nothing but the weights."""
+    settings = {"model": "gmlp_ti", "image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "mlp_ratio": 2,
+                "num_classes": 10, "dataset": "digits", "eval_dir": "/gone/val"}
+    config = from_mapping(settings, "test")
+    network = runner.build_network(config, SPEC)
+    checkpoint.save(bucket / "weights" / "tiny.ckpt", checkpoint.weights_of(network),
+                    {"family": "gmlp", "model": "gmlp_ti", "config": plain(config)})
+    result = run("gmlp/eval.py", "--checkpoint_url", "obs://bucket/weights", "--load_path", tmp_path / "weights",
+                 "--device_target", "CPU", cwd=ROOT, JOB_ID="", PYTHONPATH=str(tmp_path / "packages"),
+                 MOXING_ROOT=str(bucket.parent))
+    assert result.returncode == 0, result.stderr
+    assert "Top_1_Accuracy" in result.stdout and "360 images" in result.stdout
