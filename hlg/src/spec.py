@@ -138,7 +138,7 @@ def _official_architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     pooled = any(re.match(r"block\d\.\d+\.h0_conv\.", name) for name in tensors)
     return {"design": OFFICIAL, "in_channels": stem.shape[1], "dims": dims, "depths": depths,
             "num_heads": tuple(weight.shape[0] for weight in biases), "pool": "dwconv" if pooled else "avgpool",
-            "layout": "paper" if paper else "head"}
+            "layout": "paper" if paper else "head", "image_size": 7 * 2 ** (len(depths) + 1)}
 
 
 def _depths(names: Mapping[str, Any], separator: str) -> tuple[int, ...]:
