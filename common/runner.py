@@ -170,6 +170,9 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
         predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
                               top_k=config.top_k)
     results = predictor(images)
+    if not predictor.given_names and predictor.class_names:
+        shown = "ImageNet's are shown" if len(predictor.class_names) >= 1000 else "numbers are shown"
+        get_logger().info(f"No class names came with this network, so that {shown}; --class_names FILE gives others.")
     print(format_table(results))
     if config.json:
         write_json(results, config.json)

@@ -47,7 +47,7 @@ def show_batch(argv: Sequence[str]) -> str:
     if own.batch > last:
         raise UserError(f"batch: {own.batch} is beyond the last batch, {last}.")
     images, targets = source[own.batch]
-    captions = _captions(targets, samples) if not unlabelled else short_names(
+    captions = captions_of(targets, samples) if not unlabelled else short_names(
         [samples.where(index) for index in source.indices(*divmod(own.batch, len(source)))])
     copies = len(source.transforms) if training else 1  # of one image, for the Jensen-Shannon loss
     rows = np.arange(len(images)).reshape(copies, -1).T.ravel()  # copies stand side by side
@@ -67,7 +67,7 @@ def picture_of(image: np.ndarray, config: Config) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
-def _captions(targets: np.ndarray, samples: Samples) -> list[str]:
+def captions_of(targets: np.ndarray, samples: Samples) -> list[str]:
     """Describe class numbers (B,), or soft targets (B, K): the largest share, and the second if it is not smoothing."""
     names = names_for(samples.classes, len(samples.classes))
     if targets.ndim == 1:

@@ -5,7 +5,7 @@ from mindspore import dataset as ds
 
 from common.context import Runtime
 from common.errors import UserError
-from common.metric import EvaluationStep, evaluate
+from common.metric import AnsweringStep, EvaluationStep, evaluate
 from small_networks import Given
 
 
@@ -39,6 +39,28 @@ def test_every_batch_size_gives_the_same_scores(data, batch, mode):
     top1, top5, loss = expected(logits, labels)
     assert (scores.top1, scores.top5, scores.seen) == (top1, top5, 53)
     assert scores.loss == pytest.approx(loss, rel=5e-6)
+
+
+def test_answers_are_the_best_class_and_its_probability_and_change_no_score(data, mode):
+    logits, labels = data
+    answers = []
+    step = AnsweringStep(Given())
+    scores = evaluate(step, batches(logits, labels, 8), Runtime(), collect=lambda *of: answers.append(of))
+    plain = evaluate(EvaluationStep(Given()), batches(logits, labels, 8), Runtime())
+    assert (scores.top1, scores.top5, scores.loss, scores.seen) == (plain.top1, plain.top5, plain.loss, plain.seen)
+    assert [number for number, *_ in answers] == list(range(7))
+    seen, said, probability = (np.concatenate([answer[part] for answer in answers])[:53] for part in (1, 2, 3))
+    powers = np.exp(logits.astype(np.float64))
+    assert seen.tolist() == labels.tolist() and said.tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(probability, powers.max(1) / powers.sum(1), rtol=1e-5)
+
+
+def test_the_answer_is_the_lowest_of_equal_classes_and_none_where_a_logit_is_not_finite(mode):
+    logits = np.array([[0, 2, 2, 1], [1, 1, 1, 1], [np.nan, 0, 0, 0], [0, np.inf, 0, 0]], np.float32)
+    answers = []
+    data, step = batches(logits, np.zeros(4, int), 4), AnsweringStep(Given())
+    evaluate(step, data, Runtime(), collect=lambda *of: answers.append(of))
+    assert answers[0][2].tolist() == [1, 0, -1, -1]
 
 
 def test_ties_go_to_the_lower_class_so_that_equal_logits_are_no_hit(mode):
