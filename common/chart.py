@@ -1,4 +1,4 @@
-"""Curves in panels, drawn with Pillow, which brings its own font, so that they look alike on every machine.
+"""Curves in panels, drawn with Pillow.
 
 Imports without MindSpore.
 """
@@ -8,7 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Iterator, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from common.letters import fit_text, font, legible, text_width
 
 PANEL_SIZE = (460, 380)  # pixels, width and height of one panel with its title and labels
 HEADING = 32  # pixels above the panels
@@ -122,20 +124,11 @@ def draw_panels(panels: Sequence[Panel], title: str, legend: Sequence[Curve | Sp
     for number, panel in enumerate(panels):
         image.paste(_Axes(panel, size, own_legend=not legend).draw(), (number * size[0], top))
     pen = ImageDraw.Draw(image)
-    pen.text((16, 12), fit_text(title, font(18), width - 32), fill=TEXT, font=font(18), stroke_width=0.3,
-             stroke_fill=TEXT)
+    title = fit_text(title, 18, width - 32)
+    pen.text((16, 12), title, fill=TEXT, font=font(18, title), stroke_width=0.3, stroke_fill=TEXT)
     for number, row in enumerate(rows):
         image.paste(_legend_row(row, width), (0, HEADING + LEGEND_ROW * number + 6))
     return image
-
-
-def fit_text(text: str, letters: ImageFont.FreeTypeFont, width: float, keep_end: bool = False) -> str:
-    """Cut a line that is wider than ``width`` pixels, at its end or its beginning, and mark the cut with an ellipsis."""
-    if letters.getlength(text) <= width:
-        return text
-    while text and letters.getlength(text + "…") > width:
-        text = text[1:] if keep_end else text[:-1]
-    return "…" + text if keep_end else text + "…"
 
 
 def log_ticks(low: float, high: float, wanted: int = 7) -> list[float]:
@@ -187,7 +180,7 @@ def tick_labels(ticks: Sequence[float], log: bool = False) -> list[str]:
 
 
 def _legend_width(entry: Curve | Span) -> float:
-    return 30 + font(13).getlength(entry.label) + 18
+    return 30 + text_width(entry.label, 13) + 18
 
 
 def _legend_rows(entries: Sequence[Curve | Span], width: int) -> Iterator[list[Curve | Span]]:
@@ -225,7 +218,7 @@ class _Canvas:
         image = self.large.resize(self.size, Image.Resampling.BOX)
         pen = ImageDraw.Draw(image)
         for position, text, anchor, size in self.words:
-            pen.text(position, text, fill=TEXT, font=font(size), anchor=anchor)
+            pen.text(position, legible(text), fill=TEXT, font=font(size, text), anchor=anchor)
         return image
 
     def line(self, points: Sequence[tuple[float, float]], color: str, thickness: float) -> None:
@@ -332,9 +325,3 @@ class _Axes(_Canvas):
         height = 0.0 if value is None else ((math.log10(value) if self.panel.log else value) - low) / (high - low)
         return (self.left + (epoch - first) / (last - first) * (self.right - self.left),
                 self.bottom - height * (self.bottom - self.top))
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with Pillow, so that pictures look alike on every machine."""
-    return ImageFont.load_default(size)

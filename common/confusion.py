@@ -7,7 +7,8 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from common.chart import BLUE, FRAME, GRID, ORANGE, TEXT, fit_text, font
+from common.chart import BLUE, FRAME, GRID, ORANGE, TEXT
+from common.letters import fit_text, font, text_width
 
 ALL_CLASSES = 24  # so many are drawn completely
 MOST_CONFUSED = 20  # of more classes, so many are drawn
@@ -65,9 +66,8 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], unanswered: int = 0
 
 def message(text: str) -> Image.Image:
     """Return a picture of one line of text."""
-    letters = font(18)
-    image = Image.new("RGB", (round(letters.getlength(text)) + 2 * GAP, 50), "white")
-    ImageDraw.Draw(image).text((GAP, 25), text, fill=TEXT, font=letters, anchor="lm")
+    image = Image.new("RGB", (round(text_width(text, 18)) + 2 * GAP, 50), "white")
+    ImageDraw.Draw(image).text((GAP, 25), text, fill=TEXT, font=font(18), anchor="lm")
     return image
 
 
@@ -76,16 +76,15 @@ class _Table:
 
     def __init__(self, matrix: np.ndarray, right: np.ndarray, rows: list[str], columns: list[str], title: str):
         self.matrix, self.right, self.title = matrix, right, title
-        self.letters = font(LETTERS)
-        self.rows, self.columns = ([fit_text(name, self.letters, LABEL) for name in names] for names in (rows, columns))
-        widths = [[self.letters.getlength(name) for name in names] for names in (self.rows, self.columns)]
+        self.rows, self.columns = ([fit_text(name, LETTERS, LABEL) for name in names] for names in (rows, columns))
+        widths = [[text_width(name, LETTERS) for name in names] for names in (self.rows, self.columns)]
         self.upright = max(widths[1]) > CELL - 6  # the column labels are turned
         self.left = round(2 * GAP + 24 + max(widths[0]))
         self.top = round(GAP + 3 * 26 + (max(widths[1]) if self.upright else LETTERS) + 8)
         size = (self.left + CELL * matrix.shape[1] + GAP, self.top + CELL * matrix.shape[0] + GAP)
-        needed = [font(size).getlength(text) for size, text in ((18, title), (13, NOTE), (LETTERS, COLUMN_TITLE))]
+        needed = [text_width(text, size) for text, size in ((title, 18), (NOTE, 13), (COLUMN_TITLE, LETTERS))]
         width = round(max(size[0], 2 * GAP + max(needed[:2]), self.left + needed[2] + GAP))
-        height = round(max(size[1], self.top + self.letters.getlength(ROW_TITLE) + GAP))
+        height = round(max(size[1], self.top + text_width(ROW_TITLE, LETTERS) + GAP))
         self.image = Image.new("RGB", (width, height), "white")
         self.pen = ImageDraw.Draw(self.image)
 
@@ -93,17 +92,17 @@ class _Table:
         """Draw everything and return the picture."""
         self.pen.text((GAP, GAP), self.title, fill=TEXT, font=font(18))
         self.pen.text((GAP, GAP + 26), NOTE, fill=FRAME, font=font(13))
-        self.pen.text((self.left, GAP + 52), COLUMN_TITLE, fill=FRAME, font=self.letters)
+        self.pen.text((self.left, GAP + 52), COLUMN_TITLE, fill=FRAME, font=font(LETTERS))
         self.turned(ROW_TITLE, (GAP, self.top), FRAME)
         for row, name in enumerate(self.rows):
             middle = self.top + (row + 0.5) * CELL
-            self.pen.text((self.left - 8, middle), name, fill=TEXT, font=self.letters, anchor="rm")
+            self.pen.text((self.left - 8, middle), name, fill=TEXT, font=font(LETTERS, name), anchor="rm")
         for column, name in enumerate(self.columns):
             middle = self.left + (column + 0.5) * CELL
             if self.upright:
                 self.turned(name, (round(middle - LETTERS / 2 - 2), self.top - 8 - self.length(name)), TEXT)
             else:
-                self.pen.text((middle, self.top - 10), name, fill=TEXT, font=self.letters, anchor="ms")
+                self.pen.text((middle, self.top - 10), name, fill=TEXT, font=font(LETTERS, name), anchor="ms")
         shares = self.matrix / np.maximum(self.matrix.sum(1, keepdims=True), 1)
         for (row, column), count in np.ndenumerate(self.matrix):
             self.cell(row, column, int(count), float(shares[row, column]))
@@ -123,10 +122,10 @@ class _Table:
 
     def length(self, text: str) -> int:
         """Return the width of a label."""
-        return round(self.letters.getlength(text)) + 2
+        return round(text_width(text, LETTERS)) + 2
 
     def turned(self, text: str, place: tuple[int, int], color: str) -> None:
         """Write a text from bottom to top; ``place`` is the upper left corner."""
         strip = Image.new("RGB", (self.length(text), LETTERS + 6), "white")
-        ImageDraw.Draw(strip).text((1, 1), text, fill=color, font=self.letters)
+        ImageDraw.Draw(strip).text((1, 1), text, fill=color, font=font(LETTERS, text))
         self.image.paste(strip.transpose(Image.Transpose.ROTATE_90), place)

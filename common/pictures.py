@@ -8,13 +8,14 @@ from typing import Any, Sequence
 
 from PIL import Image
 
-from common.chart import GRID, fit_text, font
+from common.chart import GRID
 from common.errors import UserError
-from common.plot import image_sheet
+from common.letters import fit_text, text_width
+from common.plot import LETTERS, image_sheet
 from common.samples import load_image
 
 SHOWN_AT_MOST = 200  # images of a sheet of predictions
-TILE, LETTERS = 150, 14  # pixels: side of an image, height of its caption's font
+TILE = 150  # pixels, side of an image
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +49,16 @@ def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6)
 def with_share(name: str, share: float, width: int = TILE) -> str:
     """Return a name and a share in per cent as one line of a caption; the name is cut where both are too long."""
     percent = f": {100 * share:.1f} %"
-    letters = font(LETTERS)
-    return fit_text(name, letters, width - letters.getlength(percent)) + percent
+    return fit_text(name, LETTERS, width - text_width(percent, LETTERS)) + percent
 
 
 def short_names(paths: Sequence[str], width: int = TILE) -> list[str]:
     """Return the ends of paths: the file's name, with as many of its folders as fit into a caption."""
-    letters, names = font(LETTERS), []
+    names = []
     for path in map(Path, paths):
         parts = [part for part in path.parts if part != path.anchor]
-        fitting = [name for first in range(len(parts)) if letters.getlength(name := "/".join(parts[first:])) <= width]
-        names.append(fitting[0] if fitting else fit_text(path.name, letters, width, keep_end=True))
+        fitting = [name for first in range(len(parts)) if text_width(name := "/".join(parts[first:]), LETTERS) <= width]
+        names.append(fitting[0] if fitting else fit_text(path.name, LETTERS, width, keep_end=True))
     return names
 
 

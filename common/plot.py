@@ -12,12 +12,14 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
-from common.chart import BLUE, DISTINCT, GREEN, GRID, ORANGE, PURPLE, TEXT, Curve, Panel, draw_panels, fit_text, font
+from common.chart import BLUE, DISTINCT, GREEN, GRID, ORANGE, PURPLE, TEXT, Curve, Panel, draw_panels
 from common.command import Parser, run
 from common.errors import UserError
 from common.files import write_whole
+from common.letters import fit_text, font, legible, text_width
 
 HISTORY = "history.jsonl"
+LETTERS = 14  # pixels, height of the captions of a sheet
 MOST_RUNS = 2 * len(DISTINCT)  # in one picture: each colour once as a line, once dashed
 FAR_APART = 10  # factor between the highest learning rates of runs from which on they need a logarithmic axis
 
@@ -146,16 +148,16 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
     if not images or len(images) != len(captions):
         raise ValueError(f"a sheet needs one caption for each image; there are {len(images)} images and "
                          f"{len(captions)} captions")
-    gap, line_height, letters, bar = 14, 18, font(14), 14 if shares else 0
+    gap, line_height, bar = 14, 18, 14 if shares else 0
     columns = max(1, min(columns, len(images)))
     rows = math.ceil(len(images) / columns)
-    lines = [[fit_text(line, letters, size) for line in caption.split("\n")] for caption in captions]
+    lines = [[fit_text(line, LETTERS, size) for line in caption.split("\n")] for caption in captions]
     cell = (size + gap, size + bar + line_height * max(map(len, lines)) + gap + 6)
     above = gap + (30 if title else 0)
-    width = max(columns * cell[0] + gap, round(font(18).getlength(title)) + 2 * gap if title else 0)
+    width = max(columns * cell[0] + gap, round(text_width(title, 18)) + 2 * gap if title else 0)
     sheet = Image.new("RGB", (width, rows * cell[1] + above), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((gap, 12), title, fill=TEXT, font=font(18))
+    pen.text((gap, 12), legible(title), fill=TEXT, font=font(18, title))
     for number, (image, texts) in enumerate(zip(images, lines)):
         left, top = gap + number % columns * cell[0], above + number // columns * cell[1]
         fitted = _fit_image(image.convert("RGB"), size)
@@ -164,8 +166,8 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
             pen.rectangle((left, top + size + 6, left + size - 1, top + size + 13), fill=GRID)
             pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13), fill=BLUE)
         for row, text in enumerate(texts):
-            pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT, font=letters,
-                     anchor="ma")
+            pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
+                     font=font(LETTERS, text), anchor="ma")
     write_picture(sheet, path)
 
 

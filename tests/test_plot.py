@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from common import command, plot
+from common import command, letters, plot
 from common.chart import (BLUE, DISTINCT, GREEN, HEADING, LEGEND_ROW, ORANGE, PANEL_SIZE, PURPLE, Curve, Panel, dashes,
                           draw_panels, log_ticks, nice_ticks, tick_labels)
 from common.errors import UserError
@@ -298,3 +298,19 @@ def test_a_sheet_keeps_proportions_and_any_mode(tmp_path):
 def test_a_sheet_needs_one_caption_per_image(tmp_path):
     with pytest.raises(ValueError, match="1 images and 2 captions"):
         image_sheet([Image.new("RGB", (8, 8))], ["a", "b"], tmp_path / "sheet.png")
+
+
+def test_names_in_other_letters_get_another_font_or_lose_their_accents(monkeypatch):
+    assert letters.font(14, "plain…").getname() == letters.font(14).getname()
+    monkeypatch.setattr(letters, "SYSTEM_FONTS", ("no-such-font.ttf",))
+    letters._font_name.cache_clear()
+    assert (letters.legible("Café Å"), letters.legible("plain…")) == ("Cafe A", "plain…")
+    assert letters.text_width("Café", 14) == letters.text_width("Cafe", 14)
+    letters._font_name.cache_clear()
+
+
+@pytest.mark.parametrize("keep_end, start, end", [(False, "a long", "…"), (True, "…", "name.png")])
+def test_text_is_cut_to_a_width(keep_end, start, end):
+    text = letters.fit_text("a long name of a file with the name.png", 14, 100, keep_end)
+    assert text.startswith(start) and text.endswith(end) and 80 < letters.text_width(text, 14) <= 100
+    assert letters.fit_text("short", 14, 100, keep_end) == "short"

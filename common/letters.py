@@ -1,0 +1,71 @@
+"""Text in pictures: which font has its letters, how wide it is, and how it is cut. Imports without MindSpore."""
+import functools
+import unicodedata
+
+from PIL import ImageFont
+
+# Tried in this order for what the font that comes with Pillow does not have, which is all but ASCII and a few signs.
+SYSTEM_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc",
+                "NotoSansCJKsc-Regular.otf", "SourceHanSansSC-Regular.otf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+                "msyh.ttc", "simhei.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf")
+_NO_LETTER = "\U0010fffe"  # no font has it: what is drawn for it is drawn for every letter that is missing
+
+
+def font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """Return the font for a text: that which comes with Pillow, so that pictures look alike on every machine; for other
+    letters than it has, the first of ``SYSTEM_FONTS`` that is installed and has all of them.
+
+    Args:
+        size: height in pixels.
+        text: as ``legible`` returns it, or before.
+    """
+    name = _font_name(frozenset(text) - _COMMON)
+    return _open(name or "", size)
+
+
+def legible(text: str) -> str:
+    """Return a text that no font here has without its accents; all other texts as they are."""
+    if _font_name(frozenset(text) - _COMMON) is not None:
+        return text
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+
+
+def text_width(text: str, size: int) -> float:
+    """Return the width of a text in pixels."""
+    return font(size, text).getlength(legible(text))
+
+
+def fit_text(text: str, size: int, width: float, keep_end: bool = False) -> str:
+    """Cut a line that is wider than ``width`` pixels, at its end or its beginning, and mark the cut with an ellipsis."""
+    text = legible(text)
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + "…", size) > width:
+        text = text[1:] if keep_end else text[:-1]
+    return "…" + text if keep_end else text + "…"
+
+
+@functools.cache
+def _open(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Return a font of the system, or Pillow's own for no name."""
+    return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+
+
+@functools.cache
+def _font_name(letters: frozenset[str]) -> str | None:
+    """Return the name of the font that has these letters, empty for Pillow's own; None if there is none."""
+    for name in ("", *SYSTEM_FONTS) if letters else ("",):
+        try:
+            if _has(_open(name, 16), letters):
+                return name
+        except OSError:  # is not installed
+            continue
+    return None
+
+
+def _has(letters_of: ImageFont.FreeTypeFont, letters: frozenset[str]) -> bool:
+    missing = bytes(letters_of.getmask(_NO_LETTER))
+    return all(bytes(letters_of.getmask(letter)) != missing for letter in letters)
+
+
+_COMMON = frozenset(map(chr, range(32, 127))) | {"…"}
