@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import struct
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
@@ -102,16 +103,21 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is "
                         "never run. If you trust it, save its weights alone with "
-                        "torch.save(checkpoint['state_dict'], FILE).") from error
+                        "torch.save(checkpoint['state_dict'], FILE), or whatever its weights are called.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"ckpt_path: {path} cannot be read by torch: it is damaged or truncated.") from error
     return _arrays(content, torch)
 
 
 def _plain_objects(torch: Any) -> contextlib.AbstractContextManager:
-    """Allow the options that training programs (timm's, for one) keep beside the weights: a class of values only."""
+    """Allow the options that training programs keep beside the weights: classes of values only.
+
+    timm's are argparse's; those of Swin, which HLG's authors took over, are a dictionary of yacs, for which a plain one
+    stands in.
+    """
     allow = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
-    return allow([argparse.Namespace]) if allow else contextlib.nullcontext()
+    stand_in = type("CfgNode", (), {"__module__": "yacs.config", "__new__": lambda *arguments: OrderedDict()})
+    return allow([argparse.Namespace, stand_in]) if allow else contextlib.nullcontext()
 
 
 def _arrays(content: Any, torch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""HLG, the zoo's and the official networks: the references' numbers, sizes, precision, initial values, bad arguments."""
+"""HLG, the zoo's and the official networks: the references' numbers, parts, sizes, precision, bad arguments."""
 import contextlib
 import math
 import subprocess

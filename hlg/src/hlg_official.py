@@ -5,8 +5,10 @@ https://arxiv.org/abs/2207.09339. Code: fudan-zvg/SETR at commit 1361561f, hlg-c
 
 That code, as published, neither constructs nor runs. What is missing in it stands in the same repository's networks for
 segmentation and detection, and is taken from there: which makes the dataflow certain as far as the two agree. Not
-certain is which of two layouts the published weights have (see ``OfficialHLG``), the depth of the two largest sizes,
+certain is which of two layouts the published weights have (see ``OfficialHLG``), the depths of the two largest sizes,
 and the epsilon of LayerNorm in training: the functions that build the sizes say 1e-6, the training program leaves 1e-5.
+The authors name 11, 24, 43 and 84 million parameters for tiny, small, medium and large. Layout ``paper`` has 11.0 and
+24.3 of the first two; of the others it has 43.9 with 16 blocks in stage 3 and 84.4 with 18, where the code says 14.
 """
 import functools
 from typing import Sequence
@@ -21,6 +23,7 @@ from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_st
                            group, initial_value, smoothing, ungroup)
 
 BIAS_NORM_EPS = 1e-5  # of the LayerNorms in the networks of the position bias
+Places = tuple[Tensor, Tensor, tuple[int, int]]  # distances that occur (K, 2); which a pair has (N M,); (N, M)
 POOLS = ("avgpool", "dwconv")
 LAYOUTS = ("head", "paper")
 
@@ -31,14 +34,14 @@ class PositionBias(Float32Cell):
     Args:
         dim: width of the tokens; that of the network is a 16th of it.
         num_heads: attention heads h.
-        queries, keys: places (row, column) of N queries and M keys.
+        places: where N queries and M keys lie; see ``local_places`` and ``global_places``.
 
     Output: (h, N, M).
     """
 
-    def __init__(self, dim: int, num_heads: int, places: tuple[Tensor, Tensor, tuple[int, int]]):
+    def __init__(self, dim: int, num_heads: int, places: Places):
         super().__init__()
-        self.offsets, self.index, self.size = places
+        self.distances, self.index, self.size = places
         self.num_heads = num_heads
         width = dim // 16
         self.pos_proj = dense(2, width)
@@ -50,19 +53,19 @@ class PositionBias(Float32Cell):
         return nn.SequentialCell([LayerNorm(width, BIAS_NORM_EPS), nn.ReLU(), dense(width, next_width)])
 
     def construct(self):
-        table = self.pos3(self.pos2(self.pos1(self.pos_proj(self.offsets))))
+        table = self.pos3(self.pos2(self.pos1(self.pos_proj(self.distances))))
         return ops.gather(table, self.index, 0).swapaxes(0, 1).reshape(self.num_heads, *self.size)
 
 
 @functools.cache
-def local_places() -> tuple[Tensor, Tensor, tuple[int, int]]:
+def local_places() -> Places:
     """Return the distances within a group, whose tokens count as neighbours even where it is dilated."""
     rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
     return _distances(rows, columns, rows, columns)
 
 
 @functools.cache
-def global_places(side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+def global_places(side: int) -> Places:
     """Return the distances of the tokens of a map from the (side / 7) ** 2 group tokens.
 
     Group token j counts as lying at token j of the map, in row-major order, not in the middle of its group. This is
@@ -74,13 +77,13 @@ def global_places(side: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
     return _distances(rows, columns, rows[:used], columns[:used])
 
 
-def _distances(rows, columns, key_rows, key_columns) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Return the distances that occur, float32 (K, 2), the number of each pair's, int32 (N M,), and (N, M)."""
+def _distances(rows: np.ndarray, columns: np.ndarray, key_rows: np.ndarray, key_columns: np.ndarray) -> Places:
+    """Return the distances of all keys from all queries, each that occurs once."""
     down, right = rows[:, None] - key_rows, columns[:, None] - key_columns
-    width = 2 * (max(np.abs(right).max(), 1)) + 1
+    width = 2 * np.abs(right).max() + 1
     codes, index = np.unique((down * width + right + width // 2).ravel(), return_inverse=True)
-    offsets = np.stack([codes // width, codes % width - width // 2], 1).astype(np.float32)
-    return Tensor(offsets), Tensor(index.reshape(-1).astype(np.int32)), down.shape
+    distances = np.stack([codes // width, codes % width - width // 2], 1).astype(np.float32)
+    return Tensor(distances), Tensor(index.reshape(-1).astype(np.int32)), down.shape
 
 
 class DownProj(nn.Cell):
@@ -153,7 +156,7 @@ class Block(nn.Cell):
     """
 
     def __init__(self, in_dim: int, dim: int, num_heads: int, hidden_dim: int, side: int, norm_eps: float,
-                 drop_path_rate: float, first: bool, places: tuple):
+                 drop_path_rate: float, first: bool, places: Places):
         super().__init__()
         self.grid, self.in_grid = (side, side), (side * (1 + first),) * 2
         self.first = first

@@ -29,7 +29,6 @@ NORM = re.compile(r"(^|\.)(norm|norm0|norm1|norm2|h0_norm|pos[123]\.0|s0_conv\.\
                   r"spatial_smooth\.0\.[147])$")
 KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 KINDS_BACK = {ours: theirs for theirs, ours in KINDS.items()}
-FIRST_COMMIT = re.compile(r"(patch_embed|pos_embed)\d(\.|$)|block\d\.\d+\.attn\.")
 # sizes that the command line can change, in the order in which they are named
 OPTIONS = ("dims", "num_heads", "depths", "mlp_ratio", "layout", "image_size")
 
@@ -97,11 +96,10 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     ours = convert(tensors)
     found = _zoo_architecture(ours) or _official_architecture(ours)
-    first = [name for name in ours if FIRST_COMMIT.match(name)]
-    if not found and any(name.startswith("block") for name in first) and len(first) > 1:
-        raise UserError(f"ckpt_path: these are weights of the authors' first version of HLG (commit d08329e, names such "
-                        f"as {first[0]} and {first[-1]}), which is another network than hlg_mobile and than their "
-                        "present ones; it is not offered here.")
+    if not found and "pos_embed1" in ours and (kv := [name for name in ours if re.match(r"block1\.0\.attn\.kv", name)]):
+        raise UserError("ckpt_path: these are weights of the authors' first version of HLG (commit d08329e, names such "
+                        f"as pos_embed1 and {kv[0]}), which is another network than hlg_mobile and than their present "
+                        "ones; it is not offered here.")
     if found and "head.weight" in ours:
         found["num_classes"] = len(ours["head.weight"])
     return found
@@ -174,8 +172,10 @@ def misfit(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], network: 
     advice = [f"--model {names[0]}"] if names and set(wrong) - {"layout", "image_size"} else []
     advice += [f"--{key} {_shown(found[key])}" for key in OPTIONS
                if key in wrong and (not advice or key in ("layout", "image_size"))]
-    return (f"is for a network with {', '.join(f'{key} {_shown(found[key])}' for key in wrong)}, but this one has "
-            f"{', '.join(f'{key} {_shown(_value(network, key))}' for key in wrong)}; give {' '.join(advice) or 'another checkpoint'}.")
+    held, here = (", ".join(f"{key} {_shown(value(key))}" for key in wrong)
+                  for value in (found.get, lambda key: _value(network, key)))
+    return (f"is for a network with {held}, but this one has {here}; give "
+            f"{' '.join(advice) or 'another checkpoint'}.")
 
 
 def _value(network: Any, key: str) -> Any:
@@ -187,14 +187,8 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
-    """Biases and norms are not decayed; class token and position tables are. Source: the authors' training."""
-    return len(shape) < 2
-
-
 SPEC = ModelSpec(
-    name="hlg", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
-    log_style=OLD_ZOO_STYLE,
+    name="hlg", variants=VARIANTS, network=network, convert=convert, restore=restore, log_style=OLD_ZOO_STYLE,
     default_configs={"train": "config/hlg_config.yml", "eval": "config/hlg_eval.yml",
                      "export": "config/hlg_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit, dead=dead,
