@@ -23,16 +23,24 @@ def names_for(given: Sequence[str] | None, count: int) -> list[str]:
         given: the names, one per class. Where all of them are WordNet numbers, as the folders of ImageNet and of its
             subsets are named (``n01440764``), they are put in words (``tench``). None: ImageNet's names if there are
             1000 classes, otherwise the class numbers.
-        count: outputs of the network. 1001 is the old zoo's 1000 with one for the background, the last.
+        count: outputs of the network.
 
     Raises:
-        UserError: if there are other than ``count`` names.
+        UserError: if there are other than ``count`` names; see ``one_per_output``.
     """
     names = list(given or (imagenet_classes().values() if count in (1000, 1001) else map(str, range(count))))
     if all(name in imagenet_classes() for name in names):
         names = [imagenet_classes()[name] for name in names]
-    if (len(names), count) == (1000, 1001):
-        names.append("background")
+    return one_per_output(names, count)
+
+
+def one_per_output(names: Sequence[str], count: int) -> list[str]:
+    """Return the names of ``count`` outputs; of 1000 classes and 1001 outputs, the old zoo's, the last is a background.
+
+    Raises:
+        UserError: if there are other than ``count`` names.
+    """
+    names = [*names, "background"] if (len(names), count) == (1000, 1001) else list(names)
     if len(names) != count:
         raise UserError(f"class_names: there are {len(names)} names, but the network tells {count} classes apart; give "
                         "one name per class.")

@@ -21,6 +21,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from common.class_names import one_per_output
 from common.errors import UserError, nearest
 from common.export_cells import Contents
 from common.framework_export import PLAIN, export_with_framework
@@ -209,9 +210,8 @@ def _classes(class_names: Sequence[str], outputs: Sequence[np.ndarray], contents
     """Describe the classes; what is no classifier has none."""
     count = outputs[0].shape[-1] if contents.part == "classifier" else 0
     names = list(class_names) if count else []
-    if names and len(names) != count:
-        raise UserError(f"class_names: there are {len(names)} names, but the network tells {count} classes apart; give "
-                        "one name per class.")
+    if names:
+        one_per_output(names, count)  # refuses what does not fit
     return {"num_classes": count, "class_names": names}
 
 

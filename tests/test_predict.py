@@ -210,6 +210,15 @@ def test_folders_of_imagenet_and_its_subsets_are_put_in_words():
     assert names_for(list(imagenet_classes()), 1001)[-2:] == ["toilet tissue", "background"]
 
 
+def test_the_one_output_more_of_the_old_zoo_is_the_background_also_in_an_exported_file():
+    names = list(imagenet_classes())
+    file = export_network(TinyClassifier(1001), input_shape=(1, 3, 8, 8), file_name="tiny", class_names=names)
+    description = json.loads(description_path(file).read_text())
+    assert (description["num_classes"], description["class_names"]) == (1001, names)
+    with pytest.raises(UserError, match="there are 999 names, but the network tells 1001 classes apart"):
+        names_for(names[1:], 1001)
+
+
 @pytest.mark.parametrize("batch", [None, 1, 4])
 def test_an_exported_file_predicts_what_the_network_does(batch, mode):
     network = TinyClassifier(3)
