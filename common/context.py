@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from common import scheduler
 from common.errors import UserError
 from common.spec import ModelSpec
 
@@ -120,6 +121,7 @@ def _join() -> tuple[int, int]:
                         "with a rank table); start it with one, or add --distribute False to use a single device.")
     from mindspore.communication import get_group_size, get_rank, init
 
+    scheduler.check(os.environ)
     try:
         init()
     except (RuntimeError, ValueError) as error:
