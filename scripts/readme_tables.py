@@ -19,8 +19,8 @@ TABLE = re.compile(r"(<!-- options ([\w ]+) -->\n).*?(<!-- /options -->)", re.DO
 
 
 def readme_files() -> list[Path]:
-    """Return every README of the repository and of its folders, in any language."""
-    found = [*ROOT.glob("README*.md"), *ROOT.glob("*/README*.md")]
+    """Return every README of the repository, of its folders and of their pictures, in any language."""
+    found = [*ROOT.glob("README*.md"), *ROOT.glob("*/README*.md"), *ROOT.glob("*/resources/README*.md")]
     return sorted(file for file in found if not file.parent.name.startswith(".") or file.parent == ROOT)
 
 

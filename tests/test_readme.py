@@ -294,7 +294,8 @@ def file_names() -> set[str]:
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_links_lead_somewhere(file):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(file)):
+    for target in re.findall(r"\]\(([^)\s]+)\)|\bsrc=\"([^\"]+)\"", prose(file)):
+        target = "".join(target)
         if re.match(r"https?://", target):
             continue
         name, _, anchor = target.partition("#")
