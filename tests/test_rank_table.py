@@ -289,7 +289,8 @@ def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
 
 def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
     assert rank_table_tools.main(["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[2:]]
+    said = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()[2:]]
     assert [row[1] for row in rows if row[0] == "SOFT-tiny, 128"] == ["8", "32", "64"]
     found = {(row[0].split(",")[0], row[1]): row[2:] for row in rows}
     assert found["SOFT-tiny", "8"][:3] == ["1,024", "1,251", "1,281,024"]
@@ -298,6 +299,11 @@ def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
     step = 259.4 - ring / 30e6 + 2 * 63 / 64 * 4 * 13_069_056 / 12.5e6  # between servers the network is the slowest
     assert found["SOFT-tiny", "64"][4:] == [f"{step:.0f} ({2 * 63 / 64 * 4 * 13_069_056 / 12.5e6:.1f})",
                                             f"{156 * step / 60_000:.1f}"]
+
+
+def test_the_readme_shows_the_cost_of_an_epoch_as_the_command_does(capsys):
+    assert rank_table_tools.main(["plan", "--cards", "64", "--epoch"]) == 0
+    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():

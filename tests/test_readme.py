@@ -166,6 +166,7 @@ def known_options(command: Command) -> frozenset[str]:
         return frozenset({*NAMES, "config", "config_path", "help"})
     module = command.words[command.program] == "-m"
     program = ("-m", command.words[command.program + 1]) if module else (str(command.script),)
+    program += command.arguments[:1] if module and not command.arguments[0].startswith("-") else ()  # its sub-command
     return options_of(sys.executable, *program) if flags(command.arguments) else frozenset()
 
 
@@ -253,6 +254,8 @@ def test_options_in_the_text_exist(file):
     known = {*NAMES, "config", "config_path", "help"}
     if wanted - known:
         known |= options_of(msrun()) | options_of(sys.executable, "gmlp/pth2ckpt.py")
+        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table", name)
+                                     for name in ("make", "check", "plan")))
     assert wanted <= known
 
 
