@@ -4,7 +4,9 @@ The jobs run side by side: they wait for each other's start most of the time.
 """
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from entry import ROOT, run, write_yaml
-from test_ranks import free_port, launcher, logs, with_own_python, write_images
+from test_ranks import free_port, launcher, logs, stop, with_own_python, write_images
 from test_scripts import CPU, gone
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -24,13 +26,13 @@ MINUTE = 60  # seconds in which a job must end after a rank has failed
 class Job:
     """A job of two ranks while it runs, and what it left."""
 
-    def __init__(self, folder: Path, name: str, with_msrun: bool, **changes):
+    def __init__(self, folder: Path, name: str, with_msrun: bool, port: int | None = None, **changes):
         self.folder, self.with_msrun = folder / name, with_msrun
         self.run = self.folder / "run"
         self.folder.mkdir()
         write_yaml(self.folder / "gmlp.yaml", mode="pynative", depth=1, epochs=200, distribute=True, **changes)
         words = ["--config_path", "gmlp.yaml"] if with_msrun else ["gmlp", "gmlp.yaml"]
-        start = ([*launcher(2, self.folder / "logs"), ROOT / "gmlp" / "train.py"] if with_msrun
+        start = ([*launcher(2, self.folder / "logs", port), ROOT / "gmlp" / "train.py"] if with_msrun
                  else ["bash", ROOT / "scripts" / CPU])
         environment = with_own_python(PYTHON=sys.executable, RESULTS_DIR=str(self.folder / "results"),
                                       MASTER_PORT=str(free_port()))
@@ -63,10 +65,7 @@ class Job:
         return [pid for pid in found if "MS_ROLE=MS_WORKER" in environment_of(pid)]
 
     def end(self, seconds: float) -> None:
-        try:
-            self.out, self.err = self.process.communicate(timeout=seconds)
-        finally:
-            self.process.kill()
+        self.out, self.err = self.process.communicate(timeout=seconds)
 
 
 def environment_of(pid: int) -> str:
@@ -87,7 +86,13 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
             "no number": Job(folder, "no number", False, lr=1e30, warmup_epochs=0),
             "broken image": Job(folder, "broken image", True, dataset="imagenet", data_dir=folder / "images",
                                 val_while_train=False, batch_size=8)}
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    jobs["port in use"] = Job(folder, "port in use", True, port=taken.getsockname()[1])
     try:
+        jobs["port in use"].end(240)
+        taken.close()
         for name in ("killed under msrun", "killed"):
             jobs[name].kill_rank_1()
         for name in ("killed", "killed under msrun"):
@@ -96,7 +101,7 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
             jobs[name].end(240)
     finally:
         for job in jobs.values():
-            job.process.kill()
+            stop(job.process)
     return jobs
 
 
@@ -128,6 +133,14 @@ def test_a_rank_that_raises_ends_the_job_of_msrun_and_leaves_its_sentence_in_its
     said = [line for file in (job.folder / "logs").glob("worker_*.log") for line in
             file.read_text(errors="replace").splitlines() if line.startswith("error: ")]
     assert said and "0007.png" in said[0]
+
+
+def test_a_port_that_is_in_use_is_a_sentence_and_not_a_silence(jobs):
+    job = jobs["port in use"]
+    assert job.process.returncode not in (0, None)
+    said = {file.name: file.read_text(errors="replace") for file in (job.folder / "logs").glob("*.log")}
+    assert re.search(r"error: distribute: the port \d+ of 127.0.0.1.*Address already in use", said["scheduler.log"])
+    assert "error: distribute: msrun's scheduler has ended" in said["worker_0.log"] + said["worker_1.log"]
 
 
 def test_a_job_leaves_one_writer_s_files_and_a_log_per_rank(jobs):

@@ -34,11 +34,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launcher(ranks: int, folder: Path) -> list[str]:
+def launcher(ranks: int, folder: Path, port: int | None = None) -> list[str]:
     """Return the beginning of the command that starts so many ranks; their logs go to ``folder``."""
     program = Path(sys.executable).with_name("msrun")
     return [str(program), f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_addr=127.0.0.1",
-            f"--master_port={free_port()}", f"--log_dir={folder}", "--join=True"]
+            f"--master_port={port or free_port()}", f"--log_dir={folder}", "--join=True"]
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a job that still runs; msrun and the scripts end their ranks when they are interrupted."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def with_own_python(**more: str) -> dict[str, str]:
@@ -78,7 +88,7 @@ def found(tmp_path_factory) -> dict[int, list[tuple[dict, dict]]]:
             assert job.wait(timeout=400) == 0, logs(folder)
     finally:
         for job in jobs.values():
-            job.kill()
+            stop(job)
     return {ranks: [(dict(np.load(folder / str(ranks) / f"rank_{rank}.npz")),
                      json.loads((folder / str(ranks) / f"rank_{rank}.json").read_text())) for rank in range(ranks)]
             for ranks in CASES}
