@@ -1,7 +1,7 @@
 """Where a process runs: device, mode, rank. Imports MindSpore inside its functions, after the environment is set."""
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -76,10 +76,7 @@ def start(config: Any) -> Runtime:
     import mindspore as ms
 
     device = _choose_device(config.device_target)
-    device_id = config.device_id
-    launched = _environment_number("DEVICE_ID", _environment_number("ASCEND_DEVICE_ID", None))
-    if device_id is None or (config.distribute and launched is not None):
-        device_id = launched  # one number in a shared file would put every rank on the same device
+    device_id = device_number(config, os.environ)
     try:
         ms.set_device(device, device_id) if device != "CPU" and device_id is not None else ms.set_device(device)
     except (RuntimeError, ValueError) as error:
@@ -96,6 +93,17 @@ def start(config: Any) -> Runtime:
     rank, world_size = _join() if config.distribute else (0, 1)
     ms.set_seed(config.seed)
     return Runtime(device, rank, world_size)
+
+
+def device_number(config: Any, environment: Mapping[str, str]) -> int | None:
+    """Return the index of this process's device; ``None``: the framework's choice.
+
+    Of several processes each takes the device that its launcher gave it: one number in the file that they share, as the
+    old zoo's ``device_id: 0``, would put all of them on the same device.
+    """
+    launched = next((int(text) for name in ("DEVICE_ID", "ASCEND_DEVICE_ID")
+                     if (text := environment.get(name, "")).isdigit()), None)
+    return launched if config.device_id is None or (config.distribute and launched is not None) else config.device_id
 
 
 def _choose_device(wanted: str) -> str:
@@ -127,8 +135,3 @@ def _join() -> tuple[int, int]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"distribute: the processes cannot be joined: {str(error).splitlines()[0]}") from error
     return get_rank(), get_group_size()
-
-
-def _environment_number(name: str, default: int | None) -> int | None:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else default
