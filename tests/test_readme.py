@@ -34,6 +34,7 @@ READMES = readme_files()
 TRANSLATIONS = [file for file in READMES if file.stem == "README_CN"]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
 PRODUCED = ("outputs", "data", "ckpt")  # folders of a model that commands make
+RESULTS = re.compile(r"(train|eval)(_parallel)?(_[a-z]+)?\d*")  # folders that launch scripts make
 PLACES = (ROOT, *(file.parents[1] for file in ROOT.glob("*/src/spec.py")))  # where commands are said to work
 OTHER_PROGRAMS = {"source", "pip", "git", "export"}  # not ours: only that they are meant is known
 PLACEHOLDER = "/path/"
@@ -250,13 +251,23 @@ def test_a_model_is_described_in_all_chapters(folder):
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
-    wanted = {name for span in spans(file) for name in flags(span.split()) if not span.startswith(("pip ", "apt"))}
+    """Those of a command that is shown are its program's; any other stands for a program of the zoo, or for msrun."""
     known = {*NAMES, "config", "config_path", "help"}
-    if wanted - known:
+    loose: set[str] = set()
+    for span in spans(file):
+        words = shlex.split(span) if "'" in span else span.split()
+        if words and words[0] in ("python", "python3"):
+            folder = next(folder for folder in (file.parent, *PLACES) if folder.joinpath(
+                Command(file, Path(), tuple(words)).script).is_file())
+            command = Command(file, folder.relative_to(ROOT), tuple(words))
+            assert set(flags(command.arguments)) <= known | known_options(command), span
+        elif not span.startswith(("pip ", "apt")):
+            loose |= set(flags(words))
+    if loose - known:
         known |= options_of(msrun()) | options_of(sys.executable, "gmlp/pth2ckpt.py")
         known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table", name)
                                      for name in ("make", "check", "plan")))
-    assert wanted <= known
+    assert loose <= known
 
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -264,7 +275,8 @@ def test_keys_in_the_text_exist(file):
     """A word with an underscore, alone or before a colon, is an option or stands somewhere in the code."""
     keys = {found[1] for span in spans(file) if (found := re.match(r"(\w+_\w+)(?::.*|\.\d.*)?$", span))}
     known = words_of_the_code()
-    assert not [key for key in keys - set(NAMES) if key not in known and key.rstrip("0123456789") not in known]
+    assert not [key for key in keys - set(NAMES) if key not in known and key.rstrip("0123456789") not in known
+                and not RESULTS.fullmatch(key)]
 
 
 @cache
@@ -280,7 +292,7 @@ def test_files_in_the_text_exist(file):
     named = [word for span in spans(file) for word in span.split() if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", word)]
     for word in named:
         first, second, *_ = word.split("/")
-        if first in TOP_LEVEL and second not in PRODUCED and "NAME" not in word:
+        if first in TOP_LEVEL and second not in PRODUCED and not RESULTS.fullmatch(second) and "NAME" not in word:
             assert (ROOT / word).exists(), word
         elif first in ("config", "src"):
             assert (file.parent / word).exists(), word
