@@ -165,15 +165,27 @@ def _export(network: nn.Cell, form: Format, inputs: Inputs, path: Path, contents
     outputs = _run(network, arrays, batch or count)
     if not verify or form.load is None:
         return file, outputs, None
-    loaded = form.load(file)
-    if batch is None:
-        _run(loaded, [array[:3] for array in arrays], 1)  # a file for any number of images has to take one as well
-    found = _run(loaded, arrays, batch or count)
+    found = _run_again(form, file, arrays, batch)
     difference = max(float(np.abs(one - other).max()) for one, other in zip(outputs, found))
     if not difference <= TOLERANCE:  # also true for NaN
         raise RuntimeError(f"The exported {file.name} differs from the network by {difference:.1e} on {count} images, "
                            f"more than {TOLERANCE:.0e}; it is not kept.")
     return file, outputs, difference
+
+
+def _run_again(form: Format, file: Path, arrays: Sequence[np.ndarray], batch: int | None) -> list[np.ndarray]:
+    """Load a file and return its outputs; one for any number of images has to take a single one as well."""
+    loaded = form.load(file)
+    if batch:
+        return _run(loaded, arrays, batch)
+    try:
+        _run(loaded, [array[:1] for array in arrays], 1)
+        return _run(loaded, arrays, len(arrays[0]))
+    except RuntimeError as error:
+        if not isinstance(loaded, nn.GraphCell):
+            raise
+        raise UserError("batch_size: dynamic: the framework writes a MINDIR file of this network for any number of "
+                        "images, but cannot run it; give a number, or choose --file_format ONNX.") from error
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, uniform: bool) -> np.ndarray:

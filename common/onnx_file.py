@@ -1,5 +1,4 @@
 """ONNX files: written from what the framework exports as MINDIR, and run by onnxruntime."""
-import logging
 import os
 import tempfile
 from pathlib import Path
@@ -15,9 +14,6 @@ from common.mindir_graph import read_graph
 from common.onnx_graph import BATCHES, LARGEST, size_of, translate
 
 Shape = tuple[int | None, ...]
-
-log = logging.getLogger(__name__)
-
 
 def write_onnx(network: nn.Cell, inputs: Sequence[tuple[str, Shape, str]], path: Path, output_names: Sequence[str]
                ) -> None:
@@ -73,9 +69,9 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every reason
-            log.debug("%s: %s", path, error)
-            raise UserError(f"model_file: '{path}' is not an ONNX file, or only a part of one; export it again."
-                            ) from None
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"model_file: '{path}' is not an ONNX file that onnxruntime can run ({reason}); export it "
+                            "again.") from error
         self.names = [one.name for one in self.session.get_inputs()]
 
     def set_train(self, mode: bool = True) -> "OnnxNetwork":

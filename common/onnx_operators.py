@@ -87,14 +87,15 @@ def _pads(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"pads": [top, left, bottom, right]}
 
 
-def _pool(op_type: str) -> Translation:
-    """Pooling with a window that the framework pads by itself."""
-    def translation(builder, operation, x, *arguments):
-        a = operation.attributes
-        mode = {"SAME": "SAME_UPPER", "1": "SAME_UPPER"}.get(str(a["pad_mode"]).upper(), "VALID")
-        return builder.add(op_type, x, kernel_shape=list(a["kernel_size"][-2:]), strides=list(a["strides"][-2:]),
-                           auto_pad=mode)
-    return translation
+def _max_pool(builder, operation, x):
+    a = operation.attributes
+    return builder.add("MaxPool", x, kernel_shape=list(a["kernel_size"][-2:]), strides=list(a["strides"][-2:]),
+                       auto_pad="SAME_UPPER" if a["pad_mode"] == "SAME" else "VALID")
+
+
+def _mean_pool(builder, operation, x, kernel, strides, mode=2, *_):
+    return builder.add("AveragePool", x, kernel_shape=list(kernel), strides=list(strides),
+                       auto_pad="SAME_UPPER" if mode == 1 else "VALID")
 
 
 def _max_pool_3d(builder, operation, x, *_):
@@ -120,7 +121,8 @@ def _concat(builder, operation, parts, axis):
     return builder.add("Concat", *(builder.tensor(part, dtype) for part in parts), axis=axis)
 
 
-def _stack(builder, operation, parts, axis=0):
+def _stack(builder, operation, parts):
+    axis = operation.attributes["axis"]
     return builder.add("Concat", *(builder.add("Unsqueeze", part, builder.ints(axis)) for part in parts), axis=axis)
 
 
@@ -222,15 +224,15 @@ def _tanh_gelu(builder, operation, x, *_):
 
 _UNARY = {"Abs": "Abs", "Erf": "Erf", "Exp": "Exp", "HSwish": "HardSwish", "Identity": "Identity", "Log": "Log",
           "Neg": "Neg", "ReLU": "Relu", "Reciprocal": "Reciprocal", "Sigmoid": "Sigmoid", "Sqrt": "Sqrt", "Tanh": "Tanh"}
-_BINARY = {"Add": "Add", "Adds": "Add", "Div": "Div", "Divs": "Div", "Equal": "Equal", "Greater": "Greater",
-           "GreaterEqual": "GreaterOrEqual", "Less": "Less", "LessEqual": "LessOrEqual", "Maximum": "Max",
-           "Minimum": "Min", "Mul": "Mul", "Muls": "Mul", "Pow": "Pow", "RealDiv": "Div", "Select": "Where",
+_BINARY = {"Add": "Add", "Adds": "Add", "Div": "Div", "Divs": "Div", "EqScalar": "Equal", "Equal": "Equal",
+           "Greater": "Greater", "GreaterEqual": "GreaterOrEqual", "GreaterEqualScalar": "GreaterOrEqual",
+           "Less": "Less", "LessEqual": "LessOrEqual", "LessScalar": "Less", "Maximum": "Max", "Minimum": "Min", "Mul": "Mul", "Muls": "Mul", "Pow": "Pow", "RealDiv": "Div", "Select": "Where",
            "Sub": "Sub", "Subs": "Sub"}
 
 OPERATORS: dict[str, Translation] = {
     **{name: _same(op_type) for name, op_type in (_UNARY | _BINARY).items()},
     "ArgMaxWithValue": _largest,
-    "AvgPool": _pool("AveragePool"),
+    "AvgPool": _mean_pool,
     "BatchMatMul": _product,
     "BatchNorm": _batch_norm,
     "BiasAdd": _bias,
@@ -250,7 +252,7 @@ OPERATORS: dict[str, Translation] = {
     "MatMul": _product,
     "MatMulExt": _product,
     "Max": _reduce("ReduceMax"),
-    "MaxPool": _pool("MaxPool"),
+    "MaxPool": _max_pool,
     "MaxPool3DWithArgmax": _max_pool_3d,
     "MeanExt": _reduce("ReduceMean"),
     "Ones": _filled(1),
