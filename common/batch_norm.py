@@ -21,9 +21,9 @@ class SyncBatchNorm(Float32Cell):
     """Normalises each channel by mean and variance of the batches of all ranks together.
 
     Equal, gradients and running statistics included, to BatchNorm on one rank with the whole batch: the gradient of an
-    all-reduce is the all-reduce of the gradients. The framework's ``nn.SyncBatchNorm`` is not used: it knows no group of
-    CPUs (2.10: "The parameter 'group' must be isinstance of <class 'str'>, but got None"), and one cell for all devices
-    can be tested. The squares are summed about the mean in a second all-reduce, which keeps the variance exact.
+    all-reduce is the all-reduce of the gradients. The framework's ``nn.SyncBatchNorm`` is not used: it knows no group
+    of CPUs (2.10: "The parameter 'group' must be isinstance of <class 'str'>, but got None"), and one cell for all
+    devices can be tested. The squares are summed about the mean in a second all-reduce, which keeps the variance exact.
 
     Args:
         norm: the cell that is replaced, whose parameters this one takes over: ``moving_mean``, ``moving_variance``,

@@ -56,9 +56,9 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
 class Ending:
     """Ends the process at once when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
 
-    MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data workers. So the signals
-    are blocked in every thread but one, which waits for them. Threads that libraries have begun before cannot be
-    reached; a signal that one of them gets is passed on through a pipe. Nothing is lost: checkpoints are whole or
+    MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data workers. So the
+    signals are blocked in every thread but one, which waits for them. Threads that libraries have begun before cannot
+    be reached; a signal that one of them gets is passed on through a pipe. Nothing is lost: checkpoints are whole or
     absent.
 
     Attributes:

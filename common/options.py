@@ -112,8 +112,8 @@ class Config:
                             aliases=("run_distribute", "use_parallel", "is_distributed"))
     parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",))
     gradients_mean: bool = _run(True, "average (true) or sum (false) gradients over the ranks")
-    sync_bn: bool = _run(False, "BatchNorm normalises by the batches of all ranks together; false: each rank by its own, "
-                         "and running statistics are averaged over the ranks at the end of every epoch",
+    sync_bn: bool = _run(False, "BatchNorm normalises by the batches of all ranks together; false: each rank by its "
+                         "own, and running statistics are averaged over the ranks at the end of every epoch",
                          aliases=("use_sync_bn",))
     seed: int = _run(42, "seed of all randomness: initial weights, order of the data, augmentation, drop path", ge=0)
     max_call_depth: int = _run(10000, "depth limit of nested calls while a graph is compiled", ge=1)

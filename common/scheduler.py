@@ -52,7 +52,8 @@ def _listens(port: int) -> bool:
     try:
         states = {pid: _fields(pid)[0] for pid in _family()}
         ended = "Z" in states.values()
-        schedulers = [pid for pid, state in states.items() if state != "Z" and b"MS_ROLE=MS_SCHED" in _read(pid, "environ")]
+        alive = [pid for pid, state in states.items() if state != "Z"]
+        schedulers = [pid for pid in alive if b"MS_ROLE=MS_SCHED" in _read(pid, "environ")]
         listens = not schedulers or any(_has_socket(pid, _listening(port)) for pid in schedulers)
     except (OSError, ValueError, IndexError):
         return not Path("/proc/self/stat").exists()  # a process has gone meanwhile; without /proc there is no looking
@@ -85,7 +86,7 @@ def _listening(port: int) -> set[str]:
     """Return the numbers of the sockets that listen at a port."""
     lines = [line.split() for name in ("tcp", "tcp6") if (file := Path(f"/proc/net/{name}")).exists()
              for line in file.read_text(encoding="ascii").splitlines()[1:]]
-    return {f"socket:[{line[9]}]" for line in lines if line[3] == LISTENING and int(line[1].rsplit(":", 1)[1], 16) == port}
+    return {f"socket:[{line[9]}]" for line in lines if line[3] == LISTENING and line[1].endswith(f":{port:04X}")}
 
 
 def _has_socket(pid: str, sockets: set[str]) -> bool:

@@ -15,8 +15,8 @@ usage() {
     cat <<'EOF'
 
 The folder of CONFIG_PATH tells the model; where it does not, MODEL stands first: gmlp, convmlp, soft, hlg or mae.
-Further options go to the entry point. Relative paths on the command line, and those of data and weights in the YAML file,
-start where you are; results are written where the process runs. Earlier results are moved aside, never deleted.
+Further options go to the entry point. Relative paths on the command line, and those of data and weights in the YAML
+file, start where you are; results are written where the process runs. Earlier results are moved aside, never deleted.
 The script shows the progress of the first process and waits. When a process fails, the others are ended, the end of
 its log is shown, and its code returned. Ctrl-C ends all.
 

@@ -26,7 +26,10 @@ from common.samples import ArraySamples
 from common.train_step import TrainStep
 from convmlp.src.spec import SPEC as CONVMLP
 from gmlp.src.spec import SPEC as GMLP
+from hlg.src.spec import SPEC as HLG
+from mae.src.spec import SPEC as MAE
 from mae.src.vit import ProbeNorm
+from soft.src.spec import SPEC as SOFT
 
 GLOBAL_BATCH = 12  # divisible by 1, 2 and 3 ranks
 COMMON = {"device_target": "CPU", "dataset": "digits", "num_classes": 10, "num_workers": 1, "hflip": 0.0, "seed": 5,
@@ -116,7 +119,8 @@ def evaluation(found: Findings, folder: Path) -> None:
     for images, size in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
             "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images),
-            "batch_size": size, "ckpt_path": str(file), "report": str(report) if (images, size) == REPORTED else ""}, "test")
+            "batch_size": size, "ckpt_path": str(file), "report": str(report) if (images, size) == REPORTED else ""},
+            "test")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             scores = runner.evaluate(config, GMLP)
@@ -140,7 +144,7 @@ def sharding(found: Findings, folder: Path) -> None:
 
 
 def steps(found: Findings, folder: Path) -> None:
-    """Updates of a network without BatchNorm, in the right order, and in a wrong one; then a pixel that is no number."""
+    """Updates of a network without BatchNorm, in the right order, in a wrong one, and with a pixel that is no number."""
     config = configure(TINY_GMLP, found.runtime)
     found.values["lr"] = float(schedule(dataclasses.replace(config, base_lr=0.1), 5, GLOBAL_BATCH)[0])
     clipped = dataclasses.replace(config, clip_grad=True, clip_value=CLIP)
@@ -179,6 +183,23 @@ def synchronised(found: Findings, folder: Path) -> None:
                                      for _, cell in step.network.cells_and_names())
 
 
+def replaced(found: Findings, folder: Path) -> None:
+    """For every kind of network with BatchNorm: how many there are, what is left of them, and whether names change."""
+    small = {"num_classes": 10, "image_size": 224}
+    for spec, variant, more in ((CONVMLP, "convmlp_s", {}), (SOFT, "soft_tiny", {}), (HLG, "hlg_mobile", {}),
+                                (HLG, "hlg_tiny_avgpool", {}),
+                                (MAE, "vit_base_patch16", {"batchnorm_head": True, "depth": 1, "embed_dim": 24,
+                                                           "num_heads": 2})):
+        network = spec.for_task("linprobe" if spec is MAE else "train").build(variant, **small, **more)
+        before = [parameter.name for parameter in network.get_parameters()]
+        kept = batch_norm.statistics_of(network.get_parameters())
+        count = batch_norm.synchronise(network, found.runtime.world_size)
+        cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "moving_variance")]
+        found.values[f"replaced {variant}"] = {
+            "count": count, "statistics": len(kept), "all": all(isinstance(c, batch_norm.SyncBatchNorm) for c in cells),
+            "same names": before == [parameter.name for parameter in network.get_parameters()]}
+
+
 def apart(found: Findings, folder: Path) -> None:
     """Running statistics that differ from rank to rank, before and after they are shared."""
     config = configure(TINY_CONVMLP, found.runtime, ema=True)
@@ -209,8 +230,7 @@ def probe_norm(found: Findings, folder: Path) -> None:
     found.arrays["probe later"] = norm(mine).asnumpy()
 
 
-CASES = {"evaluation": evaluation, "sharding": sharding, "steps": steps, "synchronised": synchronised, "apart": apart,
-         "probe_norm": probe_norm}
+CASES = {case.__name__: case for case in (evaluation, sharding, steps, synchronised, replaced, apart, probe_norm)}
 
 
 def main(folder: Path, cases: list[str], distribute: bool) -> None:

@@ -21,7 +21,7 @@ from entry import ROOT, environment
 
 WORKER = ROOT / "tests" / "rank_worker.py"
 CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
-         2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "apart"),
+         2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "replaced", "apart"),
          3: ("evaluation", "sharding", "probe_norm", "apart")}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -208,6 +208,12 @@ def test_synchronised_batch_norm_of_two_ranks_equals_one_rank_with_the_whole_bat
         assert difference(arrays(found, 2, rank, f"sync {update}"), alone) < 1e-5
     if update == 3:
         assert difference(alone, arrays(found, 1, 0, "sync 1")) > 1e-2
+
+
+@pytest.mark.parametrize("variant", ["convmlp_s", "soft_tiny", "hlg_mobile", "hlg_tiny_avgpool", "vit_base_patch16"])
+def test_every_batch_norm_of_every_model_is_replaced_under_the_same_names(variant, found):
+    result = found[2][0][1][f"replaced {variant}"]
+    assert result["all"] and result["same names"] and 0 < 2 * result["count"] == result["statistics"]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
