@@ -22,6 +22,11 @@ if ! "$PY" -c "import $modules" 2>/dev/null; then
     [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY lacks one of $modules: pip install ${need[*]}"
     pip_install "${need[@]}" || fail "pip could not install ${need[*]}."
 fi
+# ONNX files are tested where these packages are, for which these versions have wheels on Python 3.10, 3.11 and 3.12.
+onnx=(onnx==1.23.2 onnxruntime==1.23.2)
+if [ "${ZOO_VENV:-}" != none ] && ! "$PY" -c 'import onnx, onnxruntime' 2>/dev/null; then
+    pip_install -c "$REQUIREMENTS" "${onnx[@]}" || echo "Without ${onnx[*]} the tests of ONNX files are skipped." >&2
+fi
 
 TMPDIR=$(mktemp -d)
 export TMPDIR GLOG_v="${GLOG_v:-3}"
