@@ -140,6 +140,18 @@ def test_air_needs_an_ascend():
     assert os.listdir() == []
 
 
+def test_air_is_written_on_an_ascend_and_not_compared(monkeypatch):
+    """No Ascend is here: its name and the framework's own export are stand-ins, everything else is real."""
+    monkeypatch.setattr(ms, "get_current_device", lambda: ("Ascend", 0))
+    monkeypatch.setattr(ms, "export", lambda network, *inputs, file_name, file_format: Path(file_name).write_text(
+        f"{file_format} {inputs[0].shape}"))
+    file = export(TinyClassifier(), batch=1, file_format="air")
+    assert (file, file.read_text()) == (Path("tiny.air"), "AIR (1, 3, 16, 16)")
+    description = json.loads(Path("tiny.air.json").read_text())
+    assert (description["file_format"], description["largest_difference"]) == ("AIR", None)
+    assert description["output"]["shape"] == [1, 10]
+
+
 @pytest.mark.parametrize("name, reason", [
     ("tiny.air", "ends in .air"), ("my tiny", "is not a name"), ("ü", "is not a name"), (".mindir", "is not a name"),
     ("", "is not a name")])

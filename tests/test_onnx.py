@@ -147,6 +147,12 @@ def test_a_network_that_looks_at_the_number_of_images_is_refused(onnx):
     assert np.abs(run(load_onnx(export(Changing(), batch=2)), images(2))[0] - np.exp(images(2))).max() < 1e-5
 
 
+def test_a_network_that_no_onnx_file_can_hold_is_refused(onnx, monkeypatch):
+    monkeypatch.setattr("common.onnx_file.LARGEST", 1000)
+    with pytest.raises(UserError, match="holds at most 2 GB, and this network has 1,352 bytes .* choose MINDIR"):
+        export(TinyClassifier())
+
+
 def test_only_a_sequence_of_operations_can_be_read():
     Path("text.mindir").write_text("no protocol buffer")
     with pytest.raises(UserError, match="'text.mindir' is not a MINDIR file"):
