@@ -42,7 +42,8 @@ def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6)
     if len(results) > len(shown):
         log.warning("sheet: the first %d of %d images are drawn; the others are in --json and --csv", len(shown),
                     len(results))
-    title = f"the first {len(shown)} of {len(results)} images" if len(results) > len(shown) else f"{len(results)} images"
+    title = f"{len(results)} image{'s' if len(results) > 1 else ''}"
+    title = f"the first {len(shown)} of {title}" if len(results) > len(shown) else title
     image_sheet(images, captions, path, columns, TILE, f"Predictions: {title}", shares)
 
 
