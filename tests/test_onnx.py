@@ -30,9 +30,9 @@ NETWORKS = {
     "convmlp": ("convmlp_s", {"image_size": 32, "channels": 8, "n_conv_blocks": 1, "dims": (16, 16, 24),
                               "depths": (1, 1, 1)}),
     "soft": ("soft_tiny", {"image_size": 32, "dims": (16, 16, 20, 32), "num_heads": (1, 1, 2, 2),
-                           "depths": (1, 1, 1, 1), "newton_iterations": 3}),
-    "hlg": ("hlg_mobile", {"image_size": 112, "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4),
-                           "depths": (1, 1, 1, 1)}),
+                           "depths": (1, 1, 1, 1), "newton_iterations": 2}),
+    "hlg": ("hlg_mobile", {"image_size": 28, "dims": (16, 32), "num_heads": (1, 2), "mlp_ratio": (2, 2),
+                           "depths": (1, 1)}),
     "mae": ("vit_base_patch16", {"image_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}),
 }
 
