@@ -20,10 +20,12 @@ def conv(in_dim: int, dim: int, kernel_size: int, stride: int = 1, group: int = 
 
 
 def batch_norm(dim: int) -> nn.BatchNorm2d:
+    """Return a BatchNorm with PyTorch's epsilon and momentum: 1e-5, and 0.1 of the batch, which MindSpore calls 0.9."""
     return nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
 
 
 def dense(in_dim: int, dim: int) -> nn.Dense:
+    """Return a linear layer whose parameters await their initial values."""
     return nn.Dense(in_dim, dim, weight_init="zeros", bias_init="zeros")
 
 
