@@ -82,7 +82,7 @@ def imported_modules(name: str) -> set[str]:
 
 def test_rules_see_the_sources():
     assert {"common/errors.py", "common/config.py"} <= {str(path.relative_to(ROOT)) for path in LIBRARY}
-    assert {"train.py", "eval.py"} <= {path.name for path in ENTRY_POINTS}
+    assert {"train.py", "eval.py"} <= {path.name for path in PROGRAMS}
     found = list(imports(Path(__file__)))
     assert any(one.name == "dataclasses.dataclass" and one.at_top for one in found)
 
@@ -103,25 +103,25 @@ def test_only_main_imports_runner_inside_common():
 
 
 def test_library_imports_no_entry_point_script_or_test():
-    modules = {f"{path.parent.name}.{path.stem}" for path in ENTRY_POINTS} | {path.stem for path in TESTS}
+    modules = {f"{path.parent.name}.{path.stem}" for path in PROGRAMS} | {path.stem for path in TESTS}
     assert offenders(LIBRARY, lambda one: one.is_from("scripts", "tests", *modules)) == []
 
 
 def test_imports_are_absolute_and_name_what_they_take():
-    files = [*LIBRARY, *ENTRY_POINTS, *TESTS]
+    files = [*LIBRARY, *PROGRAMS, *TESTS]
     assert offenders(files, lambda one: one.relative or one.name.endswith(".*")) == []
 
 
 def test_run_time_modules_import_only_what_requirements_install():
     allowed = RUN_TIME | set(sys.stdlib_module_names) | {"common", "scripts", *MODELS}
-    wrong = offenders([*LIBRARY, *ENTRY_POINTS], lambda one: one.at_top and one.name.split(".")[0] not in allowed)
+    wrong = offenders([*LIBRARY, *PROGRAMS], lambda one: one.at_top and one.name.split(".")[0] not in allowed)
     assert wrong == []
 
 
 def test_optional_packages_are_named_in_requirements():
     known = RUN_TIME | set(sys.stdlib_module_names) | {"common", "scripts", *MODELS}
     named = set(re.findall(r"[\w-]+", (ROOT / "requirements.txt").read_text(encoding="utf-8")))
-    assert offenders([*LIBRARY, *ENTRY_POINTS], lambda one: one.name.split(".")[0] not in known | named) == []
+    assert offenders([*LIBRARY, *PROGRAMS], lambda one: one.name.split(".")[0] not in known | named) == []
 
 
 @pytest.mark.parametrize("name", [f"common.{name}" for name in WITHOUT_MINDSPORE]
@@ -145,12 +145,12 @@ def test_no_private_name_of_mindspore_is_imported():
     def private(one: Import) -> bool:
         return one.is_from("mindspore") and any(re.match(r"_(?!_)", part) for part in one.name.split("."))
 
-    assert offenders([*LIBRARY, *ENTRY_POINTS, *TESTS], private) == []
+    assert offenders([*LIBRARY, *PROGRAMS, *TESTS], private) == []
 
 
 def test_no_private_name_of_mindspore_is_reached_as_an_attribute():
     wrong = []
-    for path in [*LIBRARY, *ENTRY_POINTS, *TESTS]:
+    for path in [*LIBRARY, *PROGRAMS, *TESTS]:
         module = tree(path)
         bound = {alias.asname or alias.name.split(".")[0] for node in ast.walk(module)
                  if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
@@ -167,7 +167,7 @@ def test_no_private_name_of_mindspore_is_reached_as_an_attribute():
 
 def test_modules_fit_their_size():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-               for path in [*LIBRARY, *ENTRY_POINTS]}
+               for path in [*LIBRARY, *PROGRAMS]}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
@@ -206,5 +206,5 @@ def test_public_names_of_the_library_say_what_they_are():
 def test_tests_are_flat_and_have_names_of_their_own():
     assert [str(path.relative_to(ROOT)) for path in TESTS if path.parent != ROOT / "tests"] == []
     names = [path.stem for path in TESTS]
-    others = {path.stem for path in [*LIBRARY, *ENTRY_POINTS]} | set(sys.stdlib_module_names) | {"common", *MODELS}
+    others = {path.stem for path in [*LIBRARY, *PROGRAMS]} | set(sys.stdlib_module_names) | {"common", *MODELS}
     assert [name for name in names if name in others] == []
