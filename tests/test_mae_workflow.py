@@ -130,6 +130,15 @@ def test_export_and_prediction_agree(finetuned, tmp_path):
     assert first[0]["probability"] == pytest.approx(second[0]["probability"], abs=1e-4)
 
 
+def test_a_pretraining_s_checkpoint_alone_gives_its_parts(pretrained, tmp_path):
+    for part, output in (("encoder", [None, 32]), ("reconstruction", [None, 1, 16, 16])):
+        log = log_of(run("mae/export.py", "--ckpt_path", pretrained[1], "--part", part, "--batch_size", "dynamic",
+                         "--with_preprocess", "--file_name", tmp_path / part))
+        assert "grey, 0..255" in log and "largest difference from the network on 8 images" in log
+        description = json.loads((tmp_path / f"{part}.mindir.json").read_text())
+        assert description["input"]["shape"] == [None, 1, 16, 16] and description["output"]["shape"] == output
+
+
 def test_linear_probe_changes_nothing_but_its_head(pretrained, tmp_path):
     config = write(tmp_path / "probe.yaml", DATA, NETWORK, TRAIN, task="linprobe", opt="lars", weight_decay=0.0,
                    lr=0.1, prefix="probe")

@@ -259,9 +259,8 @@ def test_the_encoder_gives_the_class_token_of_the_masked_autoencoder(masked, fil
         Predictor.from_file(file)
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("file_format", ["ONNX", "MINDIR"])
-def test_the_reconstruction_is_that_of_the_pictures(masked, pixels, file_format, request):
+@pytest.mark.parametrize("file_format, pixels", [("ONNX", True), ("MINDIR", False)])
+def test_the_reconstruction_is_that_of_the_pictures(masked, file_format, pixels, request):
     if file_format == "ONNX":
         request.getfixturevalue("onnx")
     from mae.src.reconstruction import reconstruct
@@ -322,10 +321,9 @@ def test_an_option_that_cannot_be_is_one_sentence(values, words):
         from_mapping({"task": "export", **values}, "test")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_one_sentence_before_anything_is_built(package):
-    """The entry point runs in a process in which the package cannot be imported; the checkpoint does not even exist."""
-    program = (f"import sys, runpy; sys.modules[{package!r}] = None; sys.argv = ['export.py', '--file_format', 'onnx', "
+def test_a_missing_package_is_one_sentence_before_anything_is_built():
+    """The entry point runs in a process in which onnxruntime cannot be imported; no checkpoint is named either."""
+    program = (f"import sys, runpy; sys.modules['onnxruntime'] = None; sys.argv = ['export.py', '--file_format', 'onnx', "
                f"'--file_name', 'net', '--device_target', 'CPU']; runpy.run_path({str(ROOT / 'gmlp/export.py')!r}, "
                "run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,

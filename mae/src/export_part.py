@@ -38,7 +38,7 @@ def export_part(config: Config, spec: ModelSpec) -> tuple[nn.Cell, Contents] | N
         return encoder(config, spec), contents
     if not masked:
         raise UserError(f"part: reconstruction needs the decoder, which {config.model} has not; give a checkpoint of "
-                        "pretrain.py.")
+                        "pretrain.py (with weights of other programs also --model mae_vit_...).")
     network, _, _ = load_network(config, spec)
     mean, std = statistics(config)
     more = (("noise", (network.noise_length,)),)
