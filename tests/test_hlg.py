@@ -115,7 +115,6 @@ def test_network_reproduces_the_golden_numbers_op_by_op(name):
     reference = Reference(name)
     network = reference.network()
     with op_by_op():
-        check_stages(reference, network)
         check_gradients(reference, network, ("eval", "train"))
 
 
@@ -366,8 +365,8 @@ class Gradient(nn.Cell):
 @pytest.mark.parametrize("mode, level", [("graph", "O3"), ("pynative", "O2")], indirect=["mode"])
 @BOTH
 def test_half_precision_is_near_float32_and_has_finite_float32_gradients(mode, level, variant):
-    exact = small(variant)
-    network = apply_precision(small(variant), level).set_train()
+    exact = small(variant, depths=(1, 1))
+    network = apply_precision(small(variant, depths=(1, 1)), level).set_train()
     load_strictly(network, parameters(exact))
     images = random_images()
     with op_by_op():
