@@ -80,8 +80,10 @@ def start(config: Any) -> Runtime:
     try:
         ms.set_device(device, device_id) if device != "CPU" and device_id is not None else ms.set_device(device)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"device_target: {device} with device_id {device_id} cannot be used: "
-                        f"{str(error).splitlines()[0]}") from error
+        # nothing can be set once something was computed, as in a notebook; if that was on the CPU, it is what is wanted
+        if device != "CPU" or ms.get_current_device()[0] != device:
+            raise UserError(f"device_target: {device} with device_id {device_id} cannot be used: "
+                            f"{str(error).splitlines()[0]}") from error
     ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
     if config.max_call_depth:
         ms.set_recursion_limit(config.max_call_depth)

@@ -6,7 +6,7 @@ import pytest
 
 from common import scheduler
 from common.config import from_mapping
-from common.context import device_number
+from common.context import device_number, start
 from common.errors import UserError
 
 
@@ -18,6 +18,16 @@ from common.errors import UserError
     ({"device_id": 2, "distribute": True}, {}, 2)])
 def test_each_of_several_processes_takes_the_device_of_its_launcher(values, environment, expected):
     assert device_number(from_mapping(values, "test"), environment) == expected
+
+
+def test_a_process_that_has_computed_something_goes_on_with_the_cpu():
+    """As in a notebook; the framework refuses to be told the device then, even the one in use."""
+    import mindspore as ms
+
+    assert ms.ops.add(ms.Tensor(1.0), 1.0).asnumpy() == 2
+    with pytest.raises(RuntimeError, match="has been initialized"):
+        ms.set_device("CPU")
+    assert start(from_mapping({"device_target": "CPU"}, "test")).device == "CPU"
 
 
 def test_a_scheduler_whose_port_is_taken_says_so():
