@@ -122,8 +122,8 @@ def choose_format(file_format: str) -> Format:
         raise UserError(f"file_format: {file_format.upper()} can only be written on {form.device}, and this is "
                         f"{device}; MINDIR can be written anywhere.")
     if any(importlib.util.find_spec(name) is None for name in form.packages):
-        raise UserError(f"file_format: {file_format.upper()} needs the packages {' and '.join(form.packages)}, which are "
-                        f"not both installed; run 'pip install -c requirements.txt {' '.join(form.packages)}'.")
+        raise UserError(f"file_format: {file_format.upper()} needs the packages {' and '.join(form.packages)}, which "
+                        f"are not both installed; run 'pip install -c requirements.txt {' '.join(form.packages)}'.")
     return form
 
 

@@ -190,9 +190,11 @@ def translate(graphs: Sequence[Graph], parameters: Mapping[str, np.ndarray], inp
         builder.initializers[name] = array
         values[key] = Value(name, Kind(array.shape, array.dtype.name))
     values |= {key: constant for key, constant in first.constants.items()}
-    _merge_constants(values, first, last)
-    for operation in first.operations:
-        values[operation.output] = _translated(builder, operation, [values[name] for name in operation.inputs])
+    _check_same(first, last)
+    for operation, other in zip(first.operations, last.operations):
+        operands = [_merged(values[one], first.constants.get(one), last.constants.get(two))
+                    for one, two in zip(operation.inputs, other.inputs)]
+        values[operation.output] = _translated(builder, operation, operands)
     results = values[first.output]
     results = results if isinstance(results, tuple) else (results,)
     ports = [helper.make_tensor_value_info(name, builder.type_number(result.kind.dtype),
@@ -201,19 +203,20 @@ def translate(graphs: Sequence[Graph], parameters: Mapping[str, np.ndarray], inp
     return builder.model(inputs, dict(zip(output_names, (result.name for result in results))), ports)
 
 
-def _merge_constants(values: dict[str, Any], first: Graph, last: Graph) -> None:
-    """Compare two graphs of one network; the constants in which they differ become ``PerBatch``."""
+def _check_same(first: Graph, last: Graph) -> None:
+    """Hold that two graphs of one network differ in their constants at most."""
     if [(one.name, len(one.inputs), one.attributes) for one in first.operations] != [
             (one.name, len(one.inputs), one.attributes) for one in last.operations]:
         raise UserError("batch_size: this network does something else for another number of images; give a fixed "
                         "--batch_size.")
-    for one, other in zip(first.operations, last.operations):
-        for name, other_name in zip(one.inputs, other.inputs):
-            if name not in first.constants or other_name not in last.constants:
-                continue
-            two, three = first.constants[name], last.constants[other_name]
-            if not _equal(two, three):
-                values[name] = PerBatch(two, three)
+
+
+def _merged(value: Any, two: Any, three: Any) -> Any:
+    """Return an operand: a constant that differs between the graphs becomes ``PerBatch``.
+
+    Asked for every use, as the framework may keep equal constants of one graph once.
+    """
+    return value if two is None or three is None or _equal(two, three) else PerBatch(two, three)
 
 
 def _equal(one: Any, other: Any) -> bool:

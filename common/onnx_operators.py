@@ -139,28 +139,25 @@ def _tile(builder, operation, x, times):
 
 def _slice(builder, operation, x, begin, end, strides, begin_mask=0, end_mask=0, ellipsis_mask=0, new_axis_mask=0,
            shrink_mask=0):
-    if ellipsis_mask or new_axis_mask:
-        raise UserError("file_format: a slice with ... or None inside the network has no translation to ONNX yet.")
-
+    """A range with a step on every leading axis; the masks are bit by bit: from the start, to the end, one index."""
     def bits(mask):
         return [axis for axis in range(len(strides)) if mask >> axis & 1]
 
-    def changed(values, axes, value):
-        return tuple(value(one) if axis in axes else one for axis, one in enumerate(values))
+    def each(values, function):
+        """Apply (axis, value) -> value to the values, which may follow from the number of images."""
+        def changed(row):
+            return tuple(function(axis, value) for axis, value in enumerate(row))
+        return values.map(changed) if hasattr(values, "map") else changed(values)
 
     shrunk = bits(shrink_mask)
-    if shrunk and hasattr(begin, "map"):
-        raise UserError("file_format: an index that depends on the number of images has no translation to ONNX yet.")
-    starts = begin.map(lambda v: changed(v, bits(begin_mask), lambda _: 0)) if hasattr(begin, "map") else changed(
-        begin, bits(begin_mask), lambda _: 0)
-    stop = {axis: END if begin[axis] == -1 else begin[axis] + 1 for axis in shrunk}
-
-    def ends(values):
-        full = changed(values, bits(end_mask), lambda _: END)
-        return tuple(stop.get(axis, one) for axis, one in enumerate(full))
-
-    cut = builder.add("Slice", x, builder.ints(starts), builder.ints(end.map(ends) if hasattr(end, "map") else ends(end)),
-                      builder.ints(range(len(strides))), builder.ints(strides))
+    if ellipsis_mask or new_axis_mask or shrunk and hasattr(begin, "map"):
+        raise UserError("file_format: a slice with ... or None, or an index that depends on the number of images, has no "
+                        "translation to ONNX yet.")
+    starts = each(begin, lambda axis, value: 0 if axis in bits(begin_mask) else value)
+    stops = each(end, lambda axis, value: END if axis in bits(end_mask) else value)
+    stops = each(stops, lambda axis, value: (begin[axis] + 1 or END) if axis in shrunk else value)
+    cut = builder.add("Slice", x, builder.ints(starts), builder.ints(stops), builder.ints(range(len(strides))),
+                      builder.ints(strides))
     return builder.add("Squeeze", cut, builder.ints(shrunk)) if shrunk else cut
 
 
@@ -223,11 +220,12 @@ def _tanh_gelu(builder, operation, x, *_):
 
 
 _UNARY = {"Abs": "Abs", "Erf": "Erf", "Exp": "Exp", "HSwish": "HardSwish", "Identity": "Identity", "Log": "Log",
-          "Neg": "Neg", "ReLU": "Relu", "Reciprocal": "Reciprocal", "Sigmoid": "Sigmoid", "Sqrt": "Sqrt", "Tanh": "Tanh"}
+          "Neg": "Neg", "ReLU": "Relu", "Reciprocal": "Reciprocal", "Sigmoid": "Sigmoid", "Sqrt": "Sqrt",
+          "Tanh": "Tanh"}
 _BINARY = {"Add": "Add", "Adds": "Add", "Div": "Div", "Divs": "Div", "EqScalar": "Equal", "Equal": "Equal",
            "Greater": "Greater", "GreaterEqual": "GreaterOrEqual", "GreaterEqualScalar": "GreaterOrEqual",
-           "Less": "Less", "LessEqual": "LessOrEqual", "LessScalar": "Less", "Maximum": "Max", "Minimum": "Min", "Mul": "Mul", "Muls": "Mul", "Pow": "Pow", "RealDiv": "Div", "Select": "Where",
-           "Sub": "Sub", "Subs": "Sub"}
+           "Less": "Less", "LessEqual": "LessOrEqual", "LessScalar": "Less", "Maximum": "Max", "Minimum": "Min",
+           "Mul": "Mul", "Muls": "Mul", "Pow": "Pow", "RealDiv": "Div", "Select": "Where", "Sub": "Sub", "Subs": "Sub"}
 
 OPERATORS: dict[str, Translation] = {
     **{name: _same(op_type) for name, op_type in (_UNARY | _BINARY).items()},

@@ -146,8 +146,8 @@ class Config:
     num_workers: int = _data(4, "parallel workers that read and augment images",
                              aliases=("num_parallel_workers", "train_num_workers"), ge=1)
     eval_num_workers: int | None = _data(None, "the same for evaluation; none: num_workers", ge=1)
-    batch_size: int | Literal["dynamic"] = _data(128, "images per step and device; of an exported file: the images that "
-                                                 "it takes at once, dynamic: any number", ge=1)
+    batch_size: int | Literal["dynamic"] = _data(128, "images per step and device; of an exported file: the images "
+                                                 "that it takes at once, dynamic: any number", ge=1)
     eval_batch_size: int | None = _data(None, "images per evaluation step and device; none: batch_size", ge=1)
     drop_remainder: bool = _data(True, "leave out the last, smaller batch of a training epoch")
     num_classes: int = _data(1000, "number of classes; known of CIFAR and the digits", aliases=("class_num",), ge=1)
@@ -331,8 +331,8 @@ class Config:
                              "beside export.py", path=True)
     part: str = _export("classifier", "what is exported; MAE also offers encoder, images -> features, and "
                         "reconstruction, images and noise -> pixels and mask", choices=_PARTS)
-    with_preprocess: bool = _export(False, "put the normalisation into the exported file, which then takes pixels, uint8 "
-                                    "0..255")
+    with_preprocess: bool = _export(False, "put the normalisation into the exported file, which then takes pixels, "
+                                    "uint8 0..255")
     softmax: bool = _export(False, "put a softmax into the exported file, which then gives probabilities")
     model_file: str = _export("", "exported file to predict with, instead of a checkpoint", path=True)
     image: str = _export("", "image, folder or pattern to predict or to look at", path=True)

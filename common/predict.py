@@ -91,16 +91,14 @@ class Predictor:
         network, description = load_model(path), read_description(path)
         inside, fixed = description.get("inside", {}), description["input"]["shape"][0]
         if inside.get("part", "classifier") != "classifier":
-            raise UserError(f"model_file: '{path}' is no classifier: it holds the part: {inside['part']} of its network, "
-                            "exported with --part.")
+            raise UserError(f"model_file: '{path}' is no classifier: it holds the part: {inside['part']} of its "
+                            "network, exported with --part.")
         prepare = pixel_transform if inside.get("normalization") else eval_transform
         transform = prepare(from_mapping(description["preprocessing"], str(description_path(path))))
         names = class_names or description["class_names"] or None
         predictor = cls(network, transform, names, fixed or batch_size, bool(fixed), top_k)
         predictor.model_file, predictor.probabilities = str(path), bool(inside.get("softmax"))
         return predictor
-
-    from_mindir = from_file  # its first name
 
     def __call__(self, images: Sequence[Picture] | Picture) -> list[Result]:
         """Classify images.

@@ -88,8 +88,8 @@ class ModelSpec:
             network lack it, or the other way round.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs.
-        export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``, and
-            the ``common.export_cells.Contents`` of its file; ``None`` for the classifier.
+        export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``,
+            and the ``common.export_cells.Contents`` of its file; ``None`` for the classifier.
     """
 
     name: str

@@ -97,7 +97,8 @@ class Choices(nn.Cell):
     def construct(self, x):
         y = ops.select(x > 0.5, x, -x) + ops.maximum(x, x * x) - ops.minimum(x, 0.25 - x)
         index, value = ops.max(x, -1, True)[::-1]
-        return y / (1.5 + (x >= 0).astype(ms.float32) + (x < -0.5).astype(ms.float32)) + value + index.astype(ms.float32)
+        y = y / (1.5 + (x >= 0).astype(ms.float32) + (x < -0.5).astype(ms.float32))
+        return y + value + index.astype(ms.float32)
 
 
 class Orders(nn.Cell):

@@ -128,7 +128,7 @@ def test_class_names_must_be_as_many_as_the_outputs():
 
 
 def test_an_unknown_format_is_named():
-    with pytest.raises(UserError, match="'MINDR' is not offered; allowed are MINDIR, AIR, ONNX. Did you mean 'MINDIR'?"):
+    with pytest.raises(UserError, match="'MINDR' is not offered; allowed are MINDIR, AIR, ONNX. Did you mean 'MINDIR'"):
         export(TinyClassifier(), file_format="MINDR")
     assert choose_format("mindir").ending == ".mindir"
 

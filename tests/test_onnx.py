@@ -225,8 +225,8 @@ def config_for(family, **values):
     return dataclasses.replace(config, model=spec.variant(values["model"])), spec.for_task("export")
 
 
-MASKED = {"model": "mae_vit_base_patch16", "image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2,
-          "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "norm_pix_loss": True,
+MASKED = {"model": "mae_vit_base_patch16", "image_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1,
+          "num_heads": 2, "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "norm_pix_loss": True,
           "ckpt_path": "mae.ckpt"}
 
 
@@ -323,14 +323,14 @@ def test_an_option_that_cannot_be_is_one_sentence(values, words):
 
 def test_a_missing_package_is_one_sentence_before_anything_is_built():
     """The entry point runs in a process in which onnxruntime cannot be imported; no checkpoint is named either."""
-    program = (f"import sys, runpy; sys.modules['onnxruntime'] = None; sys.argv = ['export.py', '--file_format', 'onnx', "
-               f"'--file_name', 'net', '--device_target', 'CPU']; runpy.run_path({str(ROOT / 'gmlp/export.py')!r}, "
+    program = (f"import sys, runpy; sys.modules['onnxruntime'] = None; sys.argv = ['export.py', '--file_format', "
+               f"'onnx', '--file_name', 'net', '--device_target', 'CPU']; runpy.run_path({str(ROOT / 'gmlp/export.py')!r}, "
                "run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
                           env=environment(PYTHONPATH=str(ROOT)))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "ONNX needs the packages onnx and onnxruntime, which are not both installed; run 'pip install " in done.stderr
+    assert "ONNX needs the packages onnx and onnxruntime, which are not both installed; run 'pip " in done.stderr
     assert list(Path().iterdir()) == []
 
 
