@@ -126,11 +126,10 @@ def test_compiled_network_reproduces_the_golden_stages(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, phase", [("hlg_mobile", "eval"), ("hlg_mobile_avgpool", "train")])
-def test_compiled_network_reproduces_the_golden_gradients(name, phase):
-    """One of each kind and of each phase: compiling takes most of the time."""
-    reference = Reference(name)
-    check_gradients(reference, reference.network(), (phase,))
+def test_compiled_network_reproduces_the_golden_gradients():
+    """Of one network and phase: compiling takes most of the time."""
+    reference = Reference("hlg_mobile_avgpool")
+    check_gradients(reference, reference.network(), ("train",))
 
 
 # parts
