@@ -35,7 +35,6 @@ class Traced:
         import mindspore as ms
 
         ms.set_context(mode=ms.PYNATIVE_MODE)
-        ms.set_device("CPU")
         self.network = spec.build(variant, num_classes=CLASSES, image_size=SIDE, **shallow)
         self.network.set_train(False)
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -274,6 +273,9 @@ def diagram(model: str) -> Diagram:
 
 def main(argv: Sequence[str]) -> int:
     """Draw the named models, or all; returns the exit code."""
+    import mindspore as ms
+
+    ms.set_device("CPU")
     try:
         for model in argv or DRAWINGS:
             path = ROOT / model / "resources" / "architecture.png"
