@@ -42,8 +42,10 @@ def op_by_op():
     """Run in PyNative mode, and go back to the mode before."""
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=mode)
 
 
 def random_images(count=2, size=56):
