@@ -1,5 +1,6 @@
 """Start entry points as a user does: real processes, real files."""
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,19 @@ def sentence(result: subprocess.CompletedProcess) -> str:
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.stderr
     return lines[0]
+
+
+def check_old_zoo_lines(result: subprocess.CompletedProcess, epochs: int) -> None:
+    """Hold a training to the log lines of the old model zoo, each of them and in their order."""
+    time, number = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d:INFO:", r"\d+\.\d"
+    epoch = (rf"epoch time: {number}{{2}}s, per step time: {number}{{4}}s, loss={number}{{6}}, lr={number}{{6}}, "
+             rf"fps={number}{{2}}, accuracy={number}{{6}}, eval_cost={number}{{2}}")
+    expected = [line for e in range(epochs) for line in (rf"epoch\[{e}\], step_num\[{e}\], loss={number}{{6}}",
+                                                         rf"epoch\[{e}\], {epoch}")]
+    expected += [rf"training time used={number}{{2}}s", r"last_metric\[[01]?\.?\d+\]",
+                 rf"ip\[.+\], mean_fps\[{number}{{2}}\]"]
+    own = r"epoch\[|training time|last_metric|mean_fps"
+    lines = [line for line in result.stdout.splitlines() if re.search(own, line)]
+    assert len(lines) == len(expected), result.stdout
+    for line, pattern in zip(lines, expected):
+        assert re.fullmatch(time + pattern, line), (line, pattern)

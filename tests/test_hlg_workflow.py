@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import yaml
-from entry import ROOT, run, sentence
+from entry import ROOT, check_old_zoo_lines, run, sentence
 from golden_rule import fill
 from PIL import Image
 
@@ -19,7 +19,6 @@ from hlg.src.spec import SPEC
 SIZES = {"dims": (16, 32), "num_heads": (1, 2), "depths": (2, 1)}
 ZOO = SIZES | {"mlp_ratio": (2, 2), "image_size": 28, "num_classes": 10}
 OFFICIAL = SIZES | {"image_size": 56, "num_classes": 10}
-TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d:INFO:"
 ORIGINAL = ROOT / "tests/data/seed_hlg_mobile.yml"
 
 
@@ -118,19 +117,7 @@ def top1(folder) -> float:
 
 
 def test_training_logs_the_original_lines_in_their_order(trained):
-    _, result = trained
-    own = r"epoch\[|training time|last_metric|mean_fps"
-    lines = [line for line in result.stdout.splitlines() if re.search(own, line)]
-    number = r"\d+\.\d"
-    epoch = (rf"epoch time: {number}{{2}}s, per step time: {number}{{4}}s, loss={number}{{6}}, lr={number}{{6}}, "
-             rf"fps={number}{{2}}, accuracy={number}{{6}}, eval_cost={number}{{2}}")
-    expected = [line for e in (0, 1) for line in (rf"epoch\[{e}\], step_num\[{e}\], loss={number}{{6}}",
-                                                  rf"epoch\[{e}\], {epoch}")]
-    expected += [rf"training time used={number}{{2}}s", r"last_metric\[[01]?\.?\d+\]",
-                 rf"ip\[.+\], mean_fps\[{number}{{2}}\]"]
-    assert len(lines) == len(expected), result.stdout
-    for line, pattern in zip(lines, expected):
-        assert re.fullmatch(TIME + pattern, line), (line, pattern)
+    check_old_zoo_lines(trained[1], epochs=2)
 
 
 def test_original_keys_are_those_of_the_effective_configuration(trained):

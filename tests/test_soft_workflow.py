@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from entry import ROOT, run, sentence
+from entry import ROOT, check_old_zoo_lines, run, sentence
 from PIL import Image
 
 from common.config import from_mapping, read_yaml
@@ -14,7 +14,6 @@ from soft.src.spec import SPEC
 SIZES = {"dims": (8, 16, 16, 16), "num_heads": (1, 2, 2, 2), "depths": (1, 1, 1, 1)}
 FLAGS = [word for key, value in SIZES.items() for word in (f"--{key}", ",".join(map(str, value)))]
 SHORT = ("--image_size", "32", "--epochs", "2", "--batch_size", "240", "--num_workers", "1", *FLAGS)
-TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d:INFO:"
 
 
 @pytest.mark.parametrize("entry", ["train", "eval", "export", "infer", "pth2ckpt", "visualize"])
@@ -64,19 +63,7 @@ def trained(tmp_path_factory):
 
 
 def test_training_logs_the_seeds_lines_in_their_order(trained):
-    _, result = trained
-    own = r"epoch\[|training time|last_metric|mean_fps"
-    lines = [line for line in result.stdout.splitlines() if re.search(own, line)]
-    number = r"\d+\.\d"
-    epoch = (rf"epoch time: {number}{{2}}s, per step time: {number}{{4}}s, loss={number}{{6}}, lr={number}{{6}}, "
-             rf"fps={number}{{2}}, accuracy={number}{{6}}, eval_cost={number}{{2}}")
-    expected = [line for e in (0, 1) for line in (rf"epoch\[{e}\], step_num\[{e}\], loss={number}{{6}}",
-                                                  rf"epoch\[{e}\], {epoch}")]
-    expected += [rf"training time used={number}{{2}}s", r"last_metric\[[01]?\.?\d+\]",
-                 rf"ip\[.+\], mean_fps\[{number}{{2}}\]"]
-    assert len(lines) == len(expected), result.stdout
-    for line, pattern in zip(lines, expected):
-        assert re.fullmatch(TIME + pattern, line), (line, pattern)
+    check_old_zoo_lines(trained[1], epochs=2)
 
 
 def test_evaluation_needs_only_a_checkpoint_and_prints_the_seeds_line(trained):
