@@ -1,6 +1,6 @@
 """What happens around the training steps: one class, one job. They share a ``TrainingState`` and nothing else.
 
-Order at the end of an epoch: EpochRecord, ProgressBar, EpochLog, Evaluation, Saving, History; see ``common.runner``.
+Order at the end of an epoch: EpochRecord, ProgressBar, EpochLog, Evaluation, Saving, History; see ``common.tasks.train``.
 """
 import json
 import logging
@@ -16,12 +16,12 @@ from mindspore import Tensor, profiler
 from mindspore.train import Callback
 from tqdm import tqdm
 
-from common import plot
-from common.checkpoint import RunFolder
-from common.context import Runtime
+from common.pictures.sheet.curves import plot_history, read_history
+from common.checkpoint.file.file import RunFolder
+from common.context.device.device import Runtime
 from common.errors import UserError
 from common.metric import Scores
-from common.samples import Samples
+from common.dataset.batches.samples import Samples
 from common.spec import LogStyle
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
 
@@ -305,7 +305,7 @@ class History(Callback):
                 file.write(json.dumps({k: v if not isinstance(v, float) or math.isfinite(v) else None
                                        for k, v in state.row.items()}) + "\n")
             if time.time() - self.drawn > 60 or state.epoch == state.epochs:
-                plot.plot_history(plot.read_history(self.file), self.curves, self.title)
+                plot_history(read_history(self.file), self.curves, self.title)
                 self.drawn = time.time()
         evaluated = "top1" in state.row
         part = self.lines.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
@@ -337,7 +337,7 @@ class Profile(Callback):
 
 def keep_history(file: Path, epochs: int) -> list[dict]:
     """Cut ``history.jsonl`` back to the first ``epochs`` epochs, where a resumed run continues, and return them."""
-    rows = [row for row in plot.read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
+    rows = [row for row in read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(file)

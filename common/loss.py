@@ -11,7 +11,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from common.errors import UserError, nearest
-from common.options import Config
+from common.config.load.options import Config
 
 
 def one_hot(labels, num_classes: int, on: float, off: float):

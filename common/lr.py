@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from common.errors import UserError, nearest
-from common.options import FIELDS, Config
+from common.config.load.options import Config, FIELDS
 
 REFERENCE_BATCH = 256       # images to which base_lr refers
 SHORTEST = 1e-9             # epochs: stands for a length of zero, so that nothing is divided by zero
@@ -136,6 +136,6 @@ def _decay_epochs(config: Config) -> float:
 
 if __name__ == "__main__":
     from common.command import run
-    from common.show import show_schedule
+    from common.pictures.sheet.commands import show_schedule
 
     sys.exit(run(show_schedule, sys.argv[1:]))

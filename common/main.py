@@ -14,11 +14,11 @@ if MISSING:  # before anything imports them: entry points import this module fir
           "the environment that scripts/quickstart.sh makes (.venv/bin/python).", file=sys.stderr)
     sys.exit(2)
 
-from common import config as config_module
-from common.cloud import send_unfinished, staged
-from common.config import Config
-from common.config_rules import TRAINING_TASKS
-from common.context import prepare_environment
+from common.config.load.load import load
+from common.cloud.staging.staging import send_unfinished, staged
+from common.config.load.options import Config
+from common.config.load.rules import TRAINING_TASKS
+from common.context.device.device import prepare_environment
 from common.errors import UserError, user_sentence
 from common.spec import ModelSpec
 
@@ -33,7 +33,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         task: a kind of training, eval, export or infer; or one of the model's own, for which ``action`` is given.
         spec: the model.
         argv: command line without the program; ``None``: that of the process.
-        action: what is done instead of the task of this name in ``common.runner``.
+        action: what is done instead of the task of this name in ``common.tasks.train``.
     """
     ending = Ending()
     if argv is None:
@@ -114,25 +114,25 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         UserError: for an unknown key, a wrong value, or a missing file.
     """
     def trained_with(path: str) -> dict | None:
-        from common import checkpoint
-        from common.convert import describe
+        from common.checkpoint.file.file import load as load_of_file
+        from common.tasks.convert import describe
 
-        tensors, meta = checkpoint.load(path)
+        tensors, meta = load_of_file(path)
         if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
             return meta.get("config")
         variant, settings = describe(spec, tensors, spec.architecture)
         return {"model": variant, **settings}
 
-    return config_module.load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
+    return load(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
                               trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched)
 
 
 def run(config: Config, spec: ModelSpec) -> None:
     """Run the task that ``config.task`` names. MindSpore is imported here and not before."""
-    from common import runner
+    from common.tasks.train import evaluate, export, predict, train
 
-    tasks = ({"eval": runner.evaluate, "export": runner.export, "infer": runner.predict}
-             | {task: runner.train for task in spec.tasks})
+    tasks = ({"eval": evaluate, "export": export, "infer": predict}
+             | {task: train for task in spec.tasks})
     if config.task not in tasks:
         raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")
     tasks[config.task](config, spec)

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from common.context import Runtime
+from common.context.device.device import Runtime
 from common.errors import UserError
 
 

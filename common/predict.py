@@ -23,14 +23,15 @@ from mindspore import nn
 from PIL import Image
 from tqdm import tqdm
 
-from common.class_names import names_for
-from common.config import from_mapping
+from common.dataset.batches.classes import names_for
+from common.config.load.load import from_mapping
 from common.errors import UserError
 from common.files import write_whole
-from common.onnx_file import OnnxNetwork, load_onnx
-from common.readers import EXTENSIONS, load_image
-from common.samples import to_rgb
-from common.transforms import eval_transform, pixel_transform
+from common.export.write.onnx_file import OnnxNetwork, load_onnx
+from common.dataset.batches.samples import load_image
+from common.dataset.batches.sources import EXTENSIONS
+from common.dataset.batches.samples import to_rgb
+from common.augment.pipeline import eval_transform, pixel_transform
 
 Picture = Union[str, Path, Image.Image, np.ndarray]
 
@@ -62,8 +63,8 @@ class Predictor:
         network: images (N, C, H, W) -> logits (N, classes); a cell, which is put into evaluation mode, or what
             ``load_model`` returns.
         transform: PIL RGB image -> what the network takes of it, (C, H, W), such as
-            ``common.transforms.eval_transform(config)``.
-        class_names: one per class, see ``common.class_names.names_for``; none: the class numbers, or, of 1000
+            ``common.augment.pipeline.eval_transform(config)``.
+        class_names: one per class, see ``common.dataset.classes.names_for``; none: the class numbers, or, of 1000
             classes, ImageNet's names.
         batch_size: images per call of the network.
         fixed_batch: the network takes exactly ``batch_size`` images; fewer are filled up.

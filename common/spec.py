@@ -89,7 +89,7 @@ class ModelSpec:
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs.
         export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``,
-            and the ``common.export_cells.Contents`` of its file; ``None`` for the classifier.
+            and the ``common.export.contents.Contents`` of its file; ``None`` for the classifier.
     """
 
     name: str
@@ -153,7 +153,7 @@ class ModelSpec:
         Raises:
             UserError: for an unknown variant, or for arguments that do not fit together.
         """
-        from common.context import prepare_environment  # which imports this module
+        from common.context.device.device import prepare_environment  # which imports this module
 
         arguments = dict(self.variants[self.variant(variant)])
         if drop_path_rate is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.convert import main
+from common.tasks.convert import main
 from gmlp.src.spec import SPEC, architecture
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 import numpy as np
 
-from common import config as config_module
-from common.context import prepare_environment
+from common.config.load.load import from_mapping, load, network_arguments
+from common.context.device.device import prepare_environment
 from common.errors import UserError, nearest
-from common.measure import Measurement, Step, machine
-from common.options import FIELDS, Config
+from scripts.measure import Measurement, Step, machine
+from common.config.load.options import Config, FIELDS
 from common.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,13 +49,14 @@ def our_network(config: Config, mode: str, steps: int) -> tuple[dict, Step]:
     prepare_environment(spec)
     import mindspore as ms
 
-    from common import context, runner
+    from common.context.device.device import start
+    from common.tasks.train import build_network, build_step
 
-    runtime = context.start(config)
-    network = runner.build_network(config, spec)
+    runtime = start(config)
+    network = build_network(config, spec)
     inputs = [ms.Tensor(array) for array in random_batch(config, getattr(network, "noise_length", 0))]
     if mode == "train":
-        step = runner.build_step(config, spec.for_task(config.task), network, np.full(steps, LR, np.float32), runtime)
+        step = build_step(config, spec.for_task(config.task), network, np.full(steps, LR, np.float32), runtime)
     else:
         step = network.set_train(False)
         inputs = inputs if config.task == "pretrain" else inputs[:1]
@@ -106,10 +107,10 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
 def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
     """The training batches as a training gets them; ``run`` takes ``steps`` of them from the running pipeline."""
     prepare_environment(find_model(config.model))
-    from common import dataset, readers
+    pass
 
-    samples = readers.open_samples(config, "train")
-    batches = dataset.train_batches(config, samples, rank=0, world_size=1)
+    samples = open_samples(config, "train")
+    batches = train_batches(config, samples, rank=0, world_size=1)
     workers = batches.num_parallel_workers
     warm = 4 * workers  # fills what waits between the stages, so that the rest comes as fast as it is made
     epochs = 1 + -(-(warm + steps) // batches.get_dataset_size())
@@ -121,11 +122,12 @@ def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
 
 def plain_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
     """Batches of the same kind, made one after the other by a plain loop."""
-    from common import dataset, readers
-    from common.transforms import statistics
+    from common.dataset.batches.batches import TrainBatches, train_batches
+    from common.dataset.batches.sources import open_samples
+    from common.augment.pipeline import statistics
 
-    samples = readers.open_samples(config, "train")
-    source = dataset.TrainBatches(config, samples, 0, 1)
+    samples = open_samples(config, "train")
+    source = TrainBatches(config, samples, 0, 1)
     mean, std = (np.array(values, np.float32) for values in statistics(config))
     rng = np.random.default_rng(0)
 
@@ -245,13 +247,13 @@ def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Confi
     if arguments.mode == "data":
         flags = {"model": variant} | threads | values
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        return config_module.load(words, task=task, spec=spec, model_dir=ROOT / spec.name)
+        return load(words, task=task, spec=spec, model_dir=ROOT / spec.name)
     if "config_path" in values:
         raise UserError("config_path: a configuration file is read by --mode data alone; training and inference take "
                         "options of the network, such as --image_size.")
     given = {"batch_size": BATCH_SIZE, "opt": "adamw", "clip_grad": True, "clip_value": CLIP} | threads | values
     given |= {"model": variant, "task": task, "mode": "pynative" if arguments.pynative else "graph"}
-    return config_module.from_mapping(given, "command line")
+    return from_mapping(given, "command line")
 
 
 def check_comparison(config: Config) -> None:
@@ -267,7 +269,7 @@ def check_comparison(config: Config) -> None:
     if missing:
         raise UserError(f"against: torch needs {' and '.join(missing)}, which is not installed here; pip install torch "
                         "timm.")
-    changed = config_module.network_arguments(config)
+    changed = network_arguments(config)
     if changed or config.amp_level != "O0":
         raise UserError(f"against: timm's {TIMM[config.model]} is compared as published and in float32; leave out "
                         f"{', '.join(changed) or 'amp_level'}.")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.context import prepare_environment
+from common.context.device.device import prepare_environment
 from soft.src.spec import SPEC
 
 SIDE = 7  # of the landmarks' map

@@ -10,9 +10,9 @@ from typing import Sequence
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.config import markdown_table
+from common.config.load.help import markdown_table
 from common.errors import UserError
-from common.options import FIELDS, SECTIONS
+from common.config.load.options import FIELDS, SECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(r"(<!-- options ([\w ]+) -->\n).*?(<!-- /options -->)", re.DOTALL)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only
-# What common.context sets for networks with convolutions must hold from the first operation on, whichever test
+# What common.context.device sets for networks with convolutions must hold from the first operation on, whichever test
 # comes first. AVX instead of AVX2 is as fast here, and its sums are a little more exact: at convmlp_s one unit of
 # nine million lies so close to the kink of its ReLU (3.4e-7) that AVX2's rounding takes it to the other side.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")

@@ -15,14 +15,20 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common import batch_norm, checkpoint, dataset, runner
+from common.checkpoint.file.file import save, weights_of
+from common.context.device.device import start
+from common.dataset.batches.batches import train_batches
+from common.dataset.batches.samples import steps_per_epoch
+from common.layers.cells.sync_batch_norm import SharedStatistics, SyncBatchNorm, statistics_of, synchronise
+from common.tasks.train import build_network, build_step, evaluate
+from common.train_step import TrainStep
 from common.callback import StopOnBadLoss
-from common.config import from_mapping
-from common.context import Runtime, start
-from common.digits import load_digits
+from common.config.load.load import from_mapping
+from common.context.device.device import Runtime, start
+from common.dataset.batches.digits import load_digits
 from common.errors import UserError
 from common.lr import schedule
-from common.samples import ArraySamples
+from common.dataset.batches.samples import ArraySamples
 from common.train_step import TrainStep
 from convmlp.src.spec import SPEC as CONVMLP
 from gmlp.src.spec import SPEC as GMLP
@@ -92,11 +98,11 @@ def train(case: str, config, spec, found: Findings, updates: int = 2):
     """Feed the real step with the real batches; keep the weights after every update."""
     runtime = found.runtime
     ms.set_seed(config.seed)
-    network = runner.build_network(config, spec, runtime.world_size)
+    network = build_network(config, spec, runtime.world_size)
     stir(network)
-    lr = schedule(config, dataset.steps_per_epoch(config, 60, runtime.world_size), GLOBAL_BATCH)
-    step = runner.build_step(config, spec, network, lr, runtime)
-    batches = dataset.train_batches(config, digits(), rank=runtime.rank, world_size=runtime.world_size)
+    lr = schedule(config, steps_per_epoch(config, 60, runtime.world_size), GLOBAL_BATCH)
+    step = build_step(config, spec, network, lr, runtime)
+    batches = train_batches(config, digits(), rank=runtime.rank, world_size=runtime.world_size)
     found.values[f"{case} losses"] = losses = []
     for number, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
         losses.append(float(step(images, labels).asnumpy()))
@@ -110,11 +116,11 @@ def train(case: str, config, spec, found: Findings, updates: int = 2):
 
 def evaluation(found: Findings, folder: Path) -> None:
     """The real evaluation, of a checkpoint and of folders of images; what it prints, and its scores."""
-    runner.start = lambda config: found.runtime  # a process joins the others once
-    network = runner.build_network(from_mapping(TINY_GMLP, "test"), GMLP)
+    start = lambda config: found.runtime  # a process joins the others once
+    network = build_network(from_mapping(TINY_GMLP, "test"), GMLP)
     stir(network)
     file = folder / f"tiny_{found.runtime.world_size}_{found.runtime.rank}.ckpt"
-    checkpoint.save(file, checkpoint.weights_of(network), {})
+    save(file, weights_of(network), {})
     report = folder / str(found.runtime.world_size) / "report"
     for images, size in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
@@ -123,7 +129,7 @@ def evaluation(found: Findings, folder: Path) -> None:
             "test")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            scores = runner.evaluate(config, GMLP)
+            scores = evaluate(config, GMLP)
         text = GMLP.log_style.evaluation.format(top1=scores.top1, top5=scores.top5, loss=scores.loss, step_time=0,
                                                 seen=scores.seen, total_time=0)
         found.values[f"evaluation {images} {size}"] = text, scores.seen, printed.getvalue().splitlines()[-1:]
@@ -135,7 +141,7 @@ def sharding(found: Findings, folder: Path) -> None:
     """The images of two epochs, each with a label of its own."""
     runtime = found.runtime
     config = configure(TINY_GMLP, runtime, num_classes=101)
-    batches = dataset.train_batches(config, digits(101, np.arange(101)), rank=runtime.rank,
+    batches = train_batches(config, digits(101, np.arange(101)), rank=runtime.rank,
                                     world_size=runtime.world_size)
     iterator = batches.create_tuple_iterator(num_epochs=2, output_numpy=True)
     epochs = [[(labels, images) for images, labels in iterator] for _ in range(2)]
@@ -152,9 +158,9 @@ def steps(found: Findings, folder: Path) -> None:
     train("clipped sum", dataclasses.replace(clipped, accumulation_steps=2), GMLP, found)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     train("clipped", clipped, GMLP, found)
-    runner.TrainStep = ClipsFirst
+    TrainStep = ClipsFirst
     train("wrong", clipped, GMLP, found, updates=1)
-    runner.TrainStep = TrainStep
+    TrainStep = TrainStep
     step = train("plain", config, GMLP, found)
     feed_nan(step, config, found)
 
@@ -179,7 +185,7 @@ def synchronised(found: Findings, folder: Path) -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     config = configure(TINY_CONVMLP, found.runtime, sync_bn=True)
     step = train("sync", config, CONVMLP, found, updates=3)
-    found.values["sync cells"] = sum(isinstance(cell, batch_norm.SyncBatchNorm)
+    found.values["sync cells"] = sum(isinstance(cell, SyncBatchNorm)
                                      for _, cell in step.network.cells_and_names())
 
 
@@ -192,25 +198,25 @@ def replaced(found: Findings, folder: Path) -> None:
                                                            "num_heads": 2})):
         network = spec.for_task("linprobe" if spec is MAE else "train").build(variant, **small, **more)
         before = [parameter.name for parameter in network.get_parameters()]
-        kept = batch_norm.statistics_of(network.get_parameters())
-        count = batch_norm.synchronise(network, found.runtime.world_size)
+        kept = statistics_of(network.get_parameters())
+        count = synchronise(network, found.runtime.world_size)
         cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "moving_variance")]
         found.values[f"replaced {variant}"] = {
-            "count": count, "statistics": len(kept), "all": all(isinstance(c, batch_norm.SyncBatchNorm) for c in cells),
+            "count": count, "statistics": len(kept), "all": all(isinstance(c, SyncBatchNorm) for c in cells),
             "same names": before == [parameter.name for parameter in network.get_parameters()]}
 
 
 def apart(found: Findings, folder: Path) -> None:
     """Running statistics that differ from rank to rank, before and after they are shared."""
     config = configure(TINY_CONVMLP, found.runtime, ema=True)
-    step = runner.build_step(config, CONVMLP, runner.build_network(config, CONVMLP), np.ones(1, np.float32),
+    step = build_step(config, CONVMLP, build_network(config, CONVMLP), np.ones(1, np.float32),
                              found.runtime)
-    statistics = batch_norm.statistics_of(step.get_parameters())
+    statistics = statistics_of(step.get_parameters())
     rng = np.random.default_rng(found.runtime.rank)
     for parameter in statistics:
         parameter.set_data(Tensor(rng.random(parameter.shape, np.float32)))
     found.add("before", statistics)
-    batch_norm.SharedStatistics(step, found.runtime).on_train_epoch_end(None)
+    SharedStatistics(step, found.runtime).on_train_epoch_end(None)
     found.add("after", statistics)
 
 
@@ -221,7 +227,7 @@ def probe_norm(found: Findings, folder: Path) -> None:
     rows = GLOBAL_BATCH // runtime.world_size
     features = np.random.default_rng(0).normal(2.0, 3.0, (GLOBAL_BATCH, 4)).astype(np.float32)
     mine = Tensor(features[runtime.rank * rows:(runtime.rank + 1) * rows])
-    norm = ProbeNorm(4) if runtime.world_size == 1 else batch_norm.SyncBatchNorm(ProbeNorm(4), runtime.world_size)
+    norm = ProbeNorm(4) if runtime.world_size == 1 else SyncBatchNorm(ProbeNorm(4), runtime.world_size)
     norm.set_train()
     found.arrays["probe output"] = norm(mine).asnumpy()
     found.arrays["probe gradient"] = ms.grad(lambda x: (norm(x) ** 3).sum())(mine).asnumpy()

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from common import archive
+from common.dataset.batches.archive import download, extract, in_progress, once, unpack_once
 from common.errors import UserError
 
 
@@ -61,27 +61,27 @@ def server(tmp_path):
 @pytest.mark.parametrize("mode,name", [("w", "a.tar"), ("w:gz", "a.tar.gz"), ("w:xz", "a.tar.xz")])
 def test_archive_is_unpacked_into_the_folder(tmp_path, mode, name):
     file = make_tar(tmp_path / name, {"top/a.txt": b"one", "top/deep/b.txt": b"two"}, mode)
-    archive.unpack_once(file, tmp_path)
+    unpack_once(file, tmp_path)
     assert tree(tmp_path / "top") == {"a.txt": b"one", "deep/b.txt": b"two"}
 
 
 def test_archive_is_not_unpacked_twice(tmp_path):
     file = make_tar(tmp_path / "a.tar", {"top/a.txt": b"one"})
-    archive.unpack_once(file, tmp_path)
+    unpack_once(file, tmp_path)
     (tmp_path / "top" / "a.txt").write_bytes(b"changed by the user")
-    archive.unpack_once(file, tmp_path)
+    unpack_once(file, tmp_path)
     assert (tmp_path / "top" / "a.txt").read_bytes() == b"changed by the user"
 
 
 def test_unpacking_adds_to_a_folder_that_is_there(tmp_path):
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "mine.txt").write_bytes(b"mine")
-    archive.unpack_once(make_tar(tmp_path / "a.tar", {"top/a.txt": b"one"}), tmp_path)
+    unpack_once(make_tar(tmp_path / "a.tar", {"top/a.txt": b"one"}), tmp_path)
     assert tree(tmp_path / "top") == {"mine.txt": b"mine", "a.txt": b"one"}
 
 
 def test_images_at_the_top_go_into_a_folder_named_like_the_archive(tmp_path):
-    archive.unpack_once(make_tar(tmp_path / "n01440764.tar", {"x.jpg": b"x"}), tmp_path, class_folders=True)
+    unpack_once(make_tar(tmp_path / "n01440764.tar", {"x.jpg": b"x"}), tmp_path, class_folders=True)
     assert (tmp_path / "n01440764" / "x.jpg").read_bytes() == b"x"
 
 
@@ -89,7 +89,7 @@ def test_archives_inside_an_archive_become_class_folders(tmp_path):
     inner = make_tar(tmp_path / "inner.tar", {"x.jpg": b"x"}).read_bytes()
     (tmp_path / "inner.tar").unlink()
     file = make_tar(tmp_path / "all.tar", {"n1.tar": inner, "n2.tar": inner})
-    archive.unpack_once(file, tmp_path, class_folders=True)
+    unpack_once(file, tmp_path, class_folders=True)
     assert {name for name in tree(tmp_path) if name != "all.tar"} == {"n1/x.jpg", "n2/x.jpg"}
 
 
@@ -99,7 +99,7 @@ def test_member_outside_of_the_archive_is_refused(tmp_path, name):
     folder.mkdir()
     file = make_tar(folder / "a.tar", {"good.txt": b"1", name: b"2"})
     with pytest.raises(UserError, match="a.tar is refused: its member '.*evil"):
-        archive.unpack_once(file, folder)
+        unpack_once(file, folder)
     assert not (tmp_path / "evil.txt").exists()
     assert tree(folder).keys() == {"a.tar"}, "nothing half-unpacked may stay"
 
@@ -111,14 +111,14 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         member.type, member.linkname = kind, "/etc/passwd"
         tar.addfile(member)
     with pytest.raises(UserError, match="member 'link' is a link, a device"):
-        archive.unpack_once(tmp_path / "a.tar", tmp_path)
+        unpack_once(tmp_path / "a.tar", tmp_path)
 
 
 def test_own_check_holds_where_python_has_no_filter(tmp_path, monkeypatch):
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     with pytest.raises(UserError, match="refused"):
-        archive.extract(make_tar(tmp_path / "a.tar", {"../evil.txt": b"2"}), tmp_path)
-    archive.extract(make_tar(tmp_path / "b.tar", {"fine.txt": b"3"}), tmp_path)
+        extract(make_tar(tmp_path / "a.tar", {"../evil.txt": b"2"}), tmp_path)
+    extract(make_tar(tmp_path / "b.tar", {"fine.txt": b"3"}), tmp_path)
     assert (tmp_path / "fine.txt").read_bytes() == b"3"
 
 
@@ -129,7 +129,7 @@ def test_damaged_archive_is_one_sentence_and_leaves_nothing(tmp_path, damage):
     content = {"html": b"<html>not found</html>", "empty": b""}.get(damage, content[:len(content) // 3])
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(UserError, match="a.tar is damaged"):
-        archive.unpack_once(tmp_path / "a.tar", tmp_path)
+        unpack_once(tmp_path / "a.tar", tmp_path)
     assert tree(tmp_path).keys() == {"a.tar"}
     assert not list(tmp_path.glob(".*.unpacking"))
 
@@ -157,7 +157,7 @@ def test_those_who_wait_get_the_error_too(tmp_path):
 
     def attempt():
         try:
-            archive.once(tmp_path / "marker", fail, poll=0.05)
+            once(tmp_path / "marker", fail, poll=0.05)
         except UserError as error:
             errors.append(str(error))
 
@@ -178,24 +178,24 @@ def test_a_failure_does_not_prevent_the_next_run(tmp_path):
         raise UserError("the disk is full.")
 
     with pytest.raises(UserError, match="the disk is full"):
-        archive.once(tmp_path / "marker", fail)
-    archive.once(tmp_path / "marker", lambda: None)
+        once(tmp_path / "marker", fail)
+    once(tmp_path / "marker", lambda: None)
     assert (tmp_path / "marker").exists()
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     marker = tmp_path / "marker"
     (tmp_path / ".marker.lock").mkdir()
-    assert archive.in_progress(marker)
-    archive.once(marker, lambda: None, stale=0.2, poll=0.02)
-    assert marker.exists() and not archive.in_progress(marker)
+    assert in_progress(marker)
+    once(marker, lambda: None, stale=0.2, poll=0.02)
+    assert marker.exists() and not in_progress(marker)
 
 
 def test_download_fetches_and_checks(tmp_path, server):
     address, folder = server
     (folder / "x.bin").write_bytes(b"hello" * 1000)
     target = tmp_path / "new" / "x.bin"
-    archive.download(f"{address}/x.bin", target, hashlib.md5(b"hello" * 1000).hexdigest())
+    download(f"{address}/x.bin", target, hashlib.md5(b"hello" * 1000).hexdigest())
     assert target.read_bytes() == b"hello" * 1000
     assert [p.name for p in target.parent.iterdir()] == ["x.bin"]
 
@@ -206,7 +206,7 @@ def test_failed_download_says_why_and_leaves_nothing(tmp_path, server, name, mes
     address, folder = server
     (folder / "x.bin").write_bytes(b"hello")
     with pytest.raises(UserError, match=message) as caught:
-        archive.download(f"{address}/{name}", tmp_path / "target" / name, "0" * 32)
+        download(f"{address}/{name}", tmp_path / "target" / name, "0" * 32)
     assert "fetch it by hand and put it at" in str(caught.value)
     assert list((tmp_path / "target").iterdir()) == []
 
@@ -218,5 +218,5 @@ def test_unreachable_server_is_one_sentence(tmp_path, server):
         free = closed.server_port
     assert free != port
     with pytest.raises(UserError, match="could not be fetched"):
-        archive.download(f"http://127.0.0.1:{free}/x.bin", tmp_path / "x.bin", "0" * 32)
+        download(f"http://127.0.0.1:{free}/x.bin", tmp_path / "x.bin", "0" * 32)
     assert not (tmp_path / "x.bin").exists()

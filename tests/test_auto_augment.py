@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.auto_augment import (CHOICE_WEIGHTS, IMAGENET_POLICY, OPERATIONS, AutoAugment, RandAugment, auto_augment)
+from common.augment.policies import AutoAugment, CHOICE_WEIGHTS, IMAGENET_POLICY, OPERATIONS, RandAugment, auto_augment
 from common.errors import UserError
 
 BICUBIC = Image.Resampling.BICUBIC

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import from_mapping
+from common.config.load.load import from_mapping
 from common.errors import UserError
-from common.measure import Measurement, machine
-from common.transforms import statistics, train_transform
+from scripts.measure import Measurement, machine
+from common.augment.pipeline import statistics, train_transform
 from entry import ROOT, run, sentence
 from scripts.benchmark import check_comparison, find_model, numbers, plain_image, ratios
 

@@ -9,11 +9,11 @@ from mindspore import Tensor, nn
 from mindspore import dataset as ds
 from mindspore.train import Model
 
-from common import callback
-from common.checkpoint import RunFolder
+from common.callback import EpochLog, EpochRecord, Evaluation, History, LogLines, Pictures, ProgressBar, Saving, StopOnBadLoss, TrainingState, keep_history
+from common.checkpoint.file.file import RunFolder
 from common.errors import UserError
 from common.metric import Scores
-from common.optimizers_rules import SGD
+from common.optimizer.build.rules import SGD
 from common.spec import LogStyle
 from common.train_step import ClassifierLoss, TrainStep
 from small_networks import Linear
@@ -60,17 +60,17 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_i
     lr = np.linspace(0.1, 0.01, EPOCHS * BATCHES).astype(np.float32)
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
                      SGD(network.trainable_params(), lr, momentum=0.0))
-    state = callback.TrainingState(EPOCHS, BATCHES, BATCH, lr)
-    lines = callback.LogLines(ZOO, logger)
+    state = TrainingState(EPOCHS, BATCHES, BATCH, lr)
+    lines = LogLines(ZOO, logger)
     results = iter(scores)
     Model(step).train(EPOCHS, data, [
-        callback.EpochRecord(state, step, BATCHES), callback.StopOnBadLoss(step, 1, False),
-        callback.ProgressBar(state, logger, BATCHES, interval=2), callback.EpochLog(state, lines),
-        callback.Evaluation(state, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), lines, eval_interval,
+        EpochRecord(state, step, BATCHES), StopOnBadLoss(step, 1, False),
+        ProgressBar(state, logger, BATCHES, interval=2), EpochLog(state, lines),
+        Evaluation(state, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), lines, eval_interval,
                             eval_offset),
-        callback.Saving(state, RunFolder(folder, "net", keep=2), 3,
+        Saving(state, RunFolder(folder, "net", keep=2), 3,
                         lambda: ({"w": step.network.head.weight}, {"epoch": state.epoch}), lines),
-        callback.History(state, folder, lines, "net on noise")], dataset_sink_mode=False)
+        History(state, folder, lines, "net on noise")], dataset_sink_mode=False)
     return state, lr
 
 
@@ -109,17 +109,17 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
     state, _ = train(tmp_path, kept[0])
     assert (state.best, state.best_epoch) == (0.5, 2)  # the first of two equal ones
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["net-3_5.ckpt", "net-4_5.ckpt", "net_best.ckpt"]
-    from common import checkpoint
-    assert checkpoint.load(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
+    from common.checkpoint.file.file import load
+    assert load(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
 
 
 @pytest.mark.parametrize("interval, epochs", [(1, [1, 2, 3, 4]), (3, [3, 4])])
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
-    state, modes = callback.TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
+    state, modes = TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
     network = Linear(6, 3)
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
                      SGD(network.trainable_params(), 0.1, momentum=0.0))
-    pictures = callback.Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
+    pictures = Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
     for state.epoch in range(1, EPOCHS + 1):
         pictures.on_train_epoch_end(None)
         assert network.training
@@ -149,5 +149,5 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path, kept, capfd):
 def test_a_resumed_history_forgets_the_epochs_that_are_done_again(tmp_path):
     file = tmp_path / "history.jsonl"
     file.write_text('{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}\n{"epoch": 3, "lo')  # killed while writing
-    assert [row["epoch"] for row in callback.keep_history(file, 1)] == [1]
+    assert [row["epoch"] for row in keep_history(file, 1)] == [1]
     assert file.read_text() == '{"epoch": 1, "loss": 2}\n'

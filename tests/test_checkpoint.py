@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from common import checkpoint
+from common.checkpoint.file.file import META, RunFolder, load, load_into, network_tensors, save
 from common.errors import UserError
 from small_networks import Linear, TwoLayers
 
@@ -20,8 +20,8 @@ def tensors():
 
 
 def test_tensors_and_description_come_back_as_they_were(tmp_path, tensors):
-    path = checkpoint.save(tmp_path / "a.ckpt", tensors, {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]})
-    read, meta = checkpoint.load(path)
+    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]})
+    read, meta = load(path)
     assert meta == {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]}
     assert read.keys() == tensors.keys()
     for name in tensors:
@@ -30,23 +30,23 @@ def test_tensors_and_description_come_back_as_they_were(tmp_path, tensors):
 
 
 def test_a_saved_file_is_readable_by_others_and_leaves_no_other_file(tmp_path, tensors):
-    path = checkpoint.save(tmp_path / "new folder" / "a.ckpt", tensors, {})
+    path = save(tmp_path / "new folder" / "a.ckpt", tensors, {})
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["a.ckpt"]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, tensors):
-    path = checkpoint.save(tmp_path / "a.ckpt", tensors, {"epoch": 1})
+    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 1})
     with pytest.raises(TypeError):
-        checkpoint.save(path, tensors, {"epoch": {1, 2}})  # a set is no JSON: fails half way
-    assert checkpoint.load(path)[1] == {"epoch": 1}
+        save(path, tensors, {"epoch": {1, 2}})  # a set is no JSON: fails half way
+    assert load(path)[1] == {"epoch": 1}
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tensors):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        checkpoint.save(tmp_path / "file" / "a.ckpt", tensors, {})
+        save(tmp_path / "file" / "a.ckpt", tensors, {})
 
 
 @pytest.mark.parametrize("name, damage", [
@@ -54,11 +54,11 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tensors):
     ("another file", lambda raw: b"PK\x03\x04" + bytes(200)),
     ("one flipped bit", lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:])])
 def test_a_damaged_file_is_refused_by_name(tmp_path, tensors, name, damage):
-    path = checkpoint.save(tmp_path / "a.ckpt", tensors, {})
+    path = save(tmp_path / "a.ckpt", tensors, {})
     raw = path.read_bytes()
     path.write_bytes(damage(raw))
     with pytest.raises(UserError, match="a.ckpt"):
-        checkpoint.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize("path, sentence", [("no.ckpt", "does not exist"), (".", "is a folder"),
@@ -66,29 +66,29 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, tensors, name, damage):
 def test_a_wrong_path_says_why(tmp_path, path, sentence):
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=sentence):
-        checkpoint.load(tmp_path / path)
+        load(tmp_path / path)
 
 
 def test_checkpoints_of_other_programs_are_read(tmp_path):
     """The old model zoo's files carry neither a description nor a checksum."""
     ms.save_checkpoint([{"name": "w", "data": Tensor([1.0, 2.0])}], str(tmp_path / "old.ckpt"))
-    tensors, meta = checkpoint.load(tmp_path / "old.ckpt")
+    tensors, meta = load(tmp_path / "old.ckpt")
     assert meta == {} and tensors["w"].tolist() == [1.0, 2.0]
 
 
 def test_network_tensors_leaves_the_training_state_out(tensors):
-    assert set(checkpoint.network_tensors(tensors)) == {"head.weight", "head.bias"}
+    assert set(network_tensors(tensors)) == {"head.weight", "head.bias"}
 
 
 def test_network_tensors_prefers_the_average_when_asked(tensors):
     tensors["ema.head.bias"] = np.full(3, 9, np.float32)
-    assert checkpoint.network_tensors(tensors, ema=True)["head.bias"].tolist() == [9, 9, 9]
-    assert checkpoint.network_tensors(tensors)["head.bias"].tolist() == [0, 0, 0]
+    assert network_tensors(tensors, ema=True)["head.bias"].tolist() == [9, 9, 9]
+    assert network_tensors(tensors)["head.bias"].tolist() == [0, 0, 0]
 
 
 def test_loading_fills_every_parameter(tensors):
     network = Linear(4, 3)
-    report = checkpoint.load_into(network, checkpoint.network_tensors(tensors), "a.ckpt")
+    report = load_into(network, network_tensors(tensors), "a.ckpt")
     assert report.matched == ["head.weight", "head.bias"] and report.summary() == "2 tensors loaded"
     np.testing.assert_array_equal(network.head.weight.asnumpy(), tensors["head.weight"])
 
@@ -102,37 +102,37 @@ def test_loading_fills_every_parameter(tensors):
 def test_what_does_not_fit_is_refused_and_changes_nothing(tensors, change, sentence):
     network = Linear(4, 3)
     before = network.head.weight.asnumpy().copy()
-    selected = checkpoint.network_tensors(tensors)
+    selected = network_tensors(tensors)
     change(selected)
     with pytest.raises(UserError, match=sentence):
-        checkpoint.load_into(network, selected, "a.ckpt")
+        load_into(network, selected, "a.ckpt")
     np.testing.assert_array_equal(network.head.weight.asnumpy(), before)
 
 
 def test_the_one_output_more_of_the_old_zoo_is_explained():
     tensors = {"head.weight": np.zeros((1001, 4), np.float32), "head.bias": np.zeros(1001, np.float32)}
     with pytest.raises(UserError, match=r"has 1001 outputs, but num_classes is 1000; give --num_classes 1001 \(.*old"):
-        checkpoint.load_into(Linear(4, 1000), tensors, "a.ckpt")
+        load_into(Linear(4, 1000), tensors, "a.ckpt")
 
 
 def test_what_has_no_effect_may_be_in_the_file_alone_or_in_the_network_alone(tensors):
     def dead(name, network):
         return name in ("idle", "head.bias") and isinstance(network, Linear)
 
-    tensors = checkpoint.network_tensors(tensors) | {"idle": np.zeros(2)}
+    tensors = network_tensors(tensors) | {"idle": np.zeros(2)}
     del tensors["head.bias"]
-    report = checkpoint.load_into(Linear(4, 3), tensors, "a.ckpt", dead=dead)
+    report = load_into(Linear(4, 3), tensors, "a.ckpt", dead=dead)
     assert report.dead == ["idle"] and report.new == ["head.bias"]
     assert report.summary() == "1 tensors loaded, new: head.bias, without effect and left out: 1 (idle)"
     with pytest.raises(UserError, match=r"1 unexpected \(other\)"):
-        checkpoint.load_into(Linear(4, 3), tensors | {"other": np.zeros(2)}, "a.ckpt", dead=dead)
+        load_into(Linear(4, 3), tensors | {"other": np.zeros(2)}, "a.ckpt", dead=dead)
 
 
 def test_the_state_of_a_training_in_the_old_zoo_is_left_out():
     state = ("adam_m.head.weight", "adam_v.head.weight", "beta1_power", "beta2_power", "learning_rate", "global_step",
              "learning_rate_group_0", "weight_decay_group_1", "scale_sense", "current_iterator_step",
              "last_overflow_iterator_step", "epoch_num", "step_num")
-    assert list(checkpoint.network_tensors(dict.fromkeys((*state, "head.weight", "norm.beta"), 0))) == [
+    assert list(network_tensors(dict.fromkeys((*state, "head.weight", "norm.beta"), 0))) == [
         "head.weight", "norm.beta"]
 
 
@@ -141,7 +141,7 @@ def test_a_new_head_keeps_its_initial_values_and_is_named():
     before = network.head.weight.asnumpy().copy()
     tensors = {"head.weight": np.zeros((9, 4), np.float32), "head.bias": np.zeros(9, np.float32),
                "body.weight": np.ones((4, 4), np.float32), "body.bias": np.ones(4, np.float32)}
-    report = checkpoint.load_into(network, tensors, "a.ckpt", new_head=True)
+    report = load_into(network, tensors, "a.ckpt", new_head=True)
     assert report.new == ["head.weight", "head.bias"] and "new: head.weight" in report.summary()
     np.testing.assert_array_equal(network.head.weight.asnumpy(), before)
     np.testing.assert_array_equal(network.body.weight.asnumpy(), tensors["body.weight"])
@@ -151,23 +151,23 @@ def test_parameters_that_may_be_new_are_named_and_no_others_may_be_missing():
     tensors = {"head.weight": np.zeros((3, 4), np.float32), "head.bias": np.zeros(3, np.float32),
                "body.weight": np.ones((4, 4), np.float32)}
     network = TwoLayers(4, 3)
-    report = checkpoint.load_into(network, tensors, "a.ckpt", new=["body.bias"])
+    report = load_into(network, tensors, "a.ckpt", new=["body.bias"])
     assert report.new == ["body.bias"] and report.matched == ["body.weight", "head.weight", "head.bias"]
     report.resized, report.left_out = ["body.weight"], [f"old.{i}" for i in range(6)]
     assert report.summary() == ("3 tensors loaded, resized: body.weight, new: body.bias, left out: 6 (old.0, old.1, "
                                 "old.2, old.3 and 2 more)")
     with pytest.raises(UserError, match="1 missing .body.weight"):
-        checkpoint.load_into(network, {"head.bias": tensors["head.bias"], "head.weight": tensors["head.weight"]},
+        load_into(network, {"head.bias": tensors["head.bias"], "head.weight": tensors["head.weight"]},
                              "a.ckpt", new=["body.bias"])
 
 
 def test_a_checkpoint_that_shares_nothing_is_refused_even_with_a_new_head():
     with pytest.raises(UserError, match="does not fit"):
-        checkpoint.load_into(Linear(4, 3), {"stem.weight": np.zeros(3)}, "a.ckpt", new_head=True)
+        load_into(Linear(4, 3), {"stem.weight": np.zeros(3)}, "a.ckpt", new_head=True)
 
 
 def test_a_run_keeps_its_newest_checkpoints_and_the_best(tmp_path, tensors):
-    folder = checkpoint.RunFolder(tmp_path, "net", keep=2)
+    folder = RunFolder(tmp_path, "net", keep=2)
     for epoch in (1, 2, 9, 10):
         path = folder.save(epoch, 5, tensors, {"epoch": epoch})
     folder.save_best(tensors, {"epoch": 10}, same_as=path)
@@ -176,7 +176,7 @@ def test_a_run_keeps_its_newest_checkpoints_and_the_best(tmp_path, tensors):
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_one_named(tmp_path, tensors):
-    folder = checkpoint.RunFolder(tmp_path, "net")
+    folder = RunFolder(tmp_path, "net")
     for epoch in (1, 2):
         folder.save(epoch, 5, tensors, {"epoch": epoch})
     (tmp_path / "net-2_5.ckpt").write_bytes(b"cut")
@@ -187,15 +187,15 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_one_named(tmp_path
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(tmp_path):
     (tmp_path / "net-2_5.ckpt").write_bytes(b"cut")
     with pytest.raises(UserError, match="none of the checkpoints"):
-        checkpoint.RunFolder(tmp_path, "net").newest()
+        RunFolder(tmp_path, "net").newest()
 
 
 def test_an_empty_folder_is_no_run(tmp_path):
     (tmp_path / "net_best.ckpt").write_bytes(b"x")
     (tmp_path / ".net-3_5.123.unfinished.ckpt").write_bytes(b"x")  # left by a killed process
-    assert checkpoint.RunFolder(tmp_path, "net").newest() is None
+    assert RunFolder(tmp_path, "net").newest() is None
 
 
 def test_the_description_is_json_inside_the_file(tmp_path, tensors):
-    path = checkpoint.save(tmp_path / "a.ckpt", tensors, {"epoch": 4})
-    assert json.loads(ms.load_checkpoint(str(path))[checkpoint.META]) == {"epoch": 4}
+    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 4})
+    assert json.loads(ms.load_checkpoint(str(path))[META]) == {"epoch": 4}

@@ -17,13 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from common import archive, checkpoint, cloud, runner
-from common.cloud import Place, fetch, place, send, staged
-from common.cloud_data import data_root
-from common.config import Config, from_mapping, load
+from common.checkpoint.file.file import save, weights_of
+from common.cloud.staging.staging import FRESH_SECONDS
+from common.dataset.batches.archive import once
+from common.tasks.train import build_network
+from common.cloud.staging.staging import Place, fetch, place, send, staged
+from common.cloud.staging.data import data_root
+from common.config.load.load import from_mapping, load
+from common.config.load.options import Config
 from common.errors import UserError
-from common.restore import plain
-from common.storage import on_cloud, sources
+from common.tasks.resume import plain
+from common.cloud.staging.storage import on_cloud, sources
 from entry import ROOT, environment, run, sentence, write_yaml
 from gmlp.src.spec import SPEC
 
@@ -399,8 +403,8 @@ def test_addresses_may_be_a_list_in_yaml(tmp_path):
 PROGRAM = """
 import os, sys, threading
 from pathlib import Path
-from common.cloud import fetch, place
-from common.config import from_mapping
+from common.cloud.staging import fetch, place
+from common.config.load import from_mapping
 from common.errors import UserError
 mine = Path(os.environ["MOXING_ROOT"], os.environ["RANK_ID"])
 threading.Timer(0.5, mine.with_suffix(".waits").touch).start()
@@ -456,7 +460,7 @@ def test_waiting_ends_when_the_patience_does(tmp_path, bucket):
 
 
 def test_patience_is_not_lost_on_one_who_works_himself(tmp_path):
-    archive.once(tmp_path / "marker", lambda: time.sleep(0.1), patience=0.0)
+    once(tmp_path / "marker", lambda: time.sleep(0.1), patience=0.0)
     assert (tmp_path / "marker").exists()
 
 
@@ -485,7 +489,7 @@ def test_without_a_job_several_processes_accept_a_fresh_marker_only(tmp_path, bu
     assert stage(bucket, tmp_path / "cache", size=2) == (1, "x")
     assert stage(bucket, tmp_path / "cache", size=2) == (1, "x")
     [marker] = (tmp_path / "cache").glob(".staged-*")
-    earlier = time.time() - cloud.FRESH_SECONDS - 1
+    earlier = time.time() - FRESH_SECONDS - 1
     os.utime(marker, (earlier, earlier))
     assert stage(bucket, tmp_path / "cache", size=2) == (2, "x")
 
@@ -689,7 +693,7 @@ def test_a_mistake_in_the_cloud_is_one_sentence_and_its_exit_code_is_kept(tmp_pa
 
 
 def test_a_training_in_the_cloud_from_beginning_to_end(tmp_path, bucket):
-    assert run("-m", "common.digits", "write", bucket / "digits").returncode == 0
+    assert run("-m", "common.dataset.batches.digits", "write", bucket / "digits").returncode == 0
     result = start(bucket, tmp_path)
     assert result.returncode == 0, result.stderr
     sent = set(names(bucket / "results"))
@@ -727,8 +731,8 @@ def test_a_fetched_checkpoint_brings_the_settings_of_its_training(tmp_path, buck
     settings = {"model": "gmlp_ti", "image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "mlp_ratio": 2,
                 "num_classes": 10, "dataset": "digits", "eval_dir": "/gone/val"}
     config = from_mapping(settings, "test")
-    network = runner.build_network(config, SPEC)
-    checkpoint.save(bucket / "weights" / "tiny.ckpt", checkpoint.weights_of(network),
+    network = build_network(config, SPEC)
+    save(bucket / "weights" / "tiny.ckpt", weights_of(network),
                     {"family": "gmlp", "model": "gmlp_ti", "config": plain(config)})
     result = run("gmlp/eval.py", "--checkpoint_url", "obs://bucket/weights", "--load_path", tmp_path / "weights",
                  "--device_target", "CPU", cwd=ROOT, JOB_ID="", PYTHONPATH=str(tmp_path / "packages"),

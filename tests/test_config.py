@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import (Config, check, check_paths, describe, from_mapping, load, markdown_table, network_arguments,
-                           read_yaml, save)
+from common.config.load.help import describe, markdown_table
+from common.config.load.load import from_mapping, load, network_arguments, read_yaml, save
+from common.config.load.options import Config
+from common.config.load.rules import check, check_paths
 from common.errors import UserError
 from common.main import read_config
-from common.options import FIELDS, NAMES, SECTIONS
+from common.config.load.options import FIELDS, NAMES, SECTIONS
 from common.spec import ModelSpec
 from gmlp.src.spec import SPEC as GMLP
 
@@ -435,7 +437,7 @@ def test_help_states_type_default_meaning_and_aliases():
 
 
 def test_help_needs_no_mindspore():
-    code = ("import sys; from pathlib import Path; from tests_spec import SPEC; from common.config import load\n"
+    code = ("import sys; from pathlib import Path; from tests_spec import SPEC; from common.config.load import load\n"
             "try: load(['--help'], task='train', spec=SPEC, model_dir=Path('.'))\n"
             "except SystemExit: print('mindspore' in sys.modules, file=sys.stderr)")
     write("from common.spec import ModelSpec\n"

@@ -14,10 +14,12 @@ from entry import run, sentence
 from golden import Golden, load_strictly
 from safetensors.numpy import load_file, save_file
 
-from common import checkpoint, convert
-from common.convert import describe, read_tensors, to_checkpoint, to_safetensors
+from common.checkpoint.file.file import load, save
+from common.tasks.convert import main, verify
+from common.checkpoint.file.foreign import read_tensors
+from common.tasks.convert import describe, to_checkpoint, to_safetensors
 from common.errors import UserError
-from common.tensor_files import read
+from common.checkpoint.file.foreign import read
 from gmlp.src.spec import SPEC, architecture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +54,7 @@ def same(left, right) -> bool:
 
 def test_safetensors_are_read_bit_for_bit_and_without_torch(file, weights):
     assert same(read_tensors(file), weights)
-    code = f"import sys; from common.convert import read_tensors; read_tensors({str(file)!r}); " \
+    code = f"import sys; from common.tasks.convert import read_tensors; read_tensors({str(file)!r}); " \
            "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -192,7 +194,7 @@ def test_weights_of_another_network_are_refused_by_their_names():
 def test_conversion_fills_every_parameter_and_reports(file, weights, tmp_path):
     report = []
     to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=report.append)
-    tensors, meta = checkpoint.load(tmp_path / "tiny.ckpt")
+    tensors, meta = load(tmp_path / "tiny.ckpt")
     assert same(tensors, SPEC.convert(weights))
     assert (meta["family"], meta["model"], meta["source"]) == ("gmlp", "gmlp_ti", "tiny.safetensors")
     assert {"model": "gmlp_ti", "drop_path_rate": 0.0} | SPEC.variants["gmlp_ti"] | meta["config"] == \
@@ -205,7 +207,7 @@ def test_converted_network_reproduces_the_golden_logits(file, tmp_path):
     from mindspore import Tensor
 
     to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=lambda line: None)
-    tensors, meta = checkpoint.load(tmp_path / "tiny.ckpt")
+    tensors, meta = load(tmp_path / "tiny.ckpt")
     network = SPEC.build(meta["model"], **{k: v for k, v in meta["config"].items() if k != "model"})
     load_strictly(network, tensors)
     golden = Golden("gmlp_tiny")
@@ -223,7 +225,7 @@ def test_state_of_the_training_is_left_behind_and_the_average_preferred(weights,
     content = ({name: np.zeros_like(value) for name, value in ours.items()}
                | {f"ema.{name}": value for name, value in ours.items()}
                | {"adam_m.head.bias": np.ones(10, np.float32), "global_step": np.array([7], np.int32)})
-    checkpoint.save(tmp_path / "run.ckpt", content, {"family": "gmlp", "config": {"ema": True}})
+    save(tmp_path / "run.ckpt", content, {"family": "gmlp", "config": {"ema": True}})
     report = []
     to_safetensors(SPEC, architecture, tmp_path / "run.ckpt", tmp_path / "run.safetensors", say=report.append)
     assert same(load_file(tmp_path / "run.safetensors"), weights)
@@ -267,7 +269,7 @@ def test_a_new_head_needs_the_number_of_classes_and_is_named(weights, tmp_path, 
     save_file(change(weights, without=without), tmp_path / "x.safetensors")
     report = []
     to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", num_classes=7, say=report.append)
-    tensors, meta = checkpoint.load(tmp_path / "x.ckpt")
+    tensors, meta = load(tmp_path / "x.ckpt")
     assert tensors["head.weight"].shape == (7, 32) and meta["config"]["num_classes"] == 7
     assert "new, with initial values: head.weight, head.bias" in report
     assert np.array_equal(tensors["norm.gamma"], weights["norm.weight"])
@@ -300,7 +302,7 @@ def test_command_converts_verifies_and_goes_back_from_every_place(file, weights,
 ])
 def test_mistakes_end_with_code_2_and_one_sentence(file, capsys, arguments, words):
     with pytest.raises(SystemExit) as end:
-        convert.main(SPEC, architecture, ["--ckpt_path", str(file), *arguments])
+        main(SPEC, architecture, ["--ckpt_path", str(file), *arguments])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
@@ -310,7 +312,7 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(file, tmp_path, cap
     (tmp_path / "taken").write_text("a file where a folder is needed")
     for source, out in ((file, "x.ckpt"),):
         with pytest.raises(SystemExit) as end:
-            convert.main(SPEC, architecture, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
+            main(SPEC, architecture, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
         assert end.value.code == 2
         assert "cannot write" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken", "tiny.safetensors"]
@@ -319,10 +321,10 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(file, tmp_path, cap
 def test_verification_notices_a_changed_weight(weights):
     network = SPEC.build("gmlp_ti", **TINY)
     load_strictly(network, SPEC.convert(weights))
-    before = convert.verify(network, 3, (32, 32))
+    before = verify(network, 3, (32, 32))
     weights["head.bias"][3] += 10
     load_strictly(network, SPEC.convert(weights))
-    after = convert.verify(network, 3, (32, 32))
+    after = verify(network, 3, (32, 32))
     assert all(left != right for left, right in zip(before, after, strict=True))
     assert after[2].startswith("top five: class 3 ")
 

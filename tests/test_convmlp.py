@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden import Golden, Module, check_classifier
 
-from common import config as config_module
+from common.config.load.load import from_mapping, load, read_yaml
 from common.errors import UserError
 from common.lr import schedule
 from convmlp.src.spec import SPEC, architecture
@@ -120,7 +120,7 @@ def test_drop_path_follows_the_rate_that_is_given():
 def test_dropped_branches_are_drawn_for_each_sample_and_branch(mode):
     from mindspore import Tensor
 
-    from common.layers import seed_random_states
+    from common.layers.cells.cells import seed_random_states
     from convmlp.src.convmlp import ConvMLPBlock
 
     block = ConvMLPBlock(4, 8, drop_path_rate=0.5)
@@ -159,7 +159,7 @@ def test_every_precision_gives_float32_logits_near_the_exact_ones(level):
     import mindspore as ms
     from mindspore import Tensor
 
-    from common.layers import apply_precision
+    from common.layers.cells.cells import apply_precision
 
     ms.set_seed(4)
     images = Tensor(Golden("convmlp_tiny").images)
@@ -274,8 +274,8 @@ def test_biases_and_norms_are_not_decayed_and_kernels_are():
 
 def shipped(name: str, *flags: str):
     """Read a shipped file as the entry points do; its data need not be there."""
-    values = config_module.read_yaml(CONFIGS / name)
-    return config_module.from_mapping(values | dict(flags), name)
+    values = read_yaml(CONFIGS / name)
+    return from_mapping(values | dict(flags), name)
 
 
 def test_all_recipes_of_the_issue_are_there():
@@ -328,20 +328,20 @@ SEED = {"run_modelarts": ("False", "enable_modelarts", False), "is_distributed":
 @pytest.mark.parametrize("option", SEED)
 def test_option_of_the_seed_is_understood(option):
     written, name, value = SEED[option]
-    assert getattr(config_module.from_mapping({option: written}, "seed"), name) == value
+    assert getattr(from_mapping({option: written}, "seed"), name) == value
 
 
 def test_all_options_of_the_seed_together(tmp_path):
     (tmp_path / "data" / "cifar-10-batches-bin").mkdir(parents=True)
     flags = [word for option, (written, _, _) in SEED.items() if option != "chcekpoint_path"
              for word in (f"--{option}", "cifar10" if option == "dataset_choose" else written)]
-    config = config_module.load(flags, task="train", spec=SPEC, model_dir=ROOT / "convmlp")
+    config = load(flags, task="train", spec=SPEC, model_dir=ROOT / "convmlp")
     assert (config.dataset, config.num_classes, config.model) == ("cifar10", 10, "convmlp_s")
     assert (config.data_dir, config.lr, config.epochs) == ("./data/cifar-10-batches-bin", 3e-4, 125)
 
 
 def test_the_other_data_set_needs_only_its_name():
-    config = config_module.load(["--dataset_choose", "cifar100"], task="train", spec=SPEC, model_dir=ROOT / "convmlp")
+    config = load(["--dataset_choose", "cifar100"], task="train", spec=SPEC, model_dir=ROOT / "convmlp")
     assert (config.dataset, config.num_classes, config.mean) == ("cifar100", 100, None)
 
 
@@ -352,7 +352,7 @@ def test_folders_of_the_shipped_file_are_looked_for_here_and_then_beside_it(tmp_
     (model_dir / "config" / "convmlp_s_cifar10.yaml").write_text((CONFIGS / "convmlp_s_cifar10.yaml").read_text())
 
     def data_dir() -> str:
-        return config_module.load([], task="train", spec=SPEC, model_dir=model_dir).data_dir
+        return load([], task="train", spec=SPEC, model_dir=model_dir).data_dir
 
     assert data_dir() == str(model_dir / "data")
     (tmp_path / "data").mkdir()

@@ -13,8 +13,8 @@ from entry import ROOT, run, sentence
 from golden_rule import fill
 from safetensors.numpy import load_file, save_file
 
-from common import checkpoint
-from common.digits import load_digits
+from common.checkpoint.file.file import load, network_tensors
+from common.dataset.batches.digits import load_digits
 from convmlp.src.spec import SPEC
 
 ENTRIES = ("train", "eval", "evl", "export", "infer", "pth2ckpt")
@@ -137,12 +137,12 @@ def test_no_convolution_falls_into_the_slow_reference_kernel(workflow, command):
 
 def test_a_round_trip_is_bit_exact(workflow):
     folder, _ = workflow
-    ours, _ = checkpoint.load(folder / "ckpt" / "convmlp_s-4_22.ckpt")
-    ours = SPEC.restore(checkpoint.network_tensors(ours))
+    ours, _ = load(folder / "ckpt" / "convmlp_s-4_22.ckpt")
+    ours = SPEC.restore(network_tensors(ours))
     back = load_file(folder / "back.safetensors")
     assert set(back) == set(ours)
     assert all(back[name].tobytes() == ours[name].tobytes() and back[name].shape == ours[name].shape for name in ours)
-    first, _ = checkpoint.load(folder / "official.ckpt")
+    first, _ = load(folder / "official.ckpt")
     theirs = load_file(folder / "official.safetensors")
     assert all(value.tobytes() == theirs[name].tobytes() for name, value in SPEC.restore(first).items())
 
@@ -203,7 +203,7 @@ def test_a_continued_training_has_the_statistics_and_averages_of_one_that_never_
         result = run(ROOT / "convmlp" / "train.py", *flags, "--scheduler", "constant", "--epoch_size", epochs,
                      "--ckpt_save_dir", folder, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-    whole, parts = (checkpoint.load(tmp_path / folder / "convmlp_s-2_22.ckpt")[0] for folder in ("whole", "parts"))
+    whole, parts = (load(tmp_path / folder / "convmlp_s-2_22.ckpt")[0] for folder in ("whole", "parts"))
     assert "stages.0.blocks.1.connect.weight" in whole  # the one with drop path
     assert set(whole) == set(parts) and "ema.tokenizer.block.1.moving_variance" in whole
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
@@ -359,7 +359,7 @@ def test_another_head_must_be_asked_for(tmp_path):
     result = run("convmlp/pth2ckpt.py", "--ckpt_path", tmp_path / "headless.safetensors", "--num_classes", 10)
     assert result.returncode == 0, result.stderr
     assert "new, with initial values: head.weight, head.bias" in result.stdout
-    written, _ = checkpoint.load(tmp_path / "headless.ckpt")
+    written, _ = load(tmp_path / "headless.ckpt")
     assert written["head.weight"].shape == (10, 32)
 
 
@@ -420,7 +420,7 @@ def test_official_files_in_every_wrapping(tmp_path, how):
     torch.save(wrapped({name: torch.from_numpy(value) for name, value in tensors.items()}, how), file)
     result = run("convmlp/pth2ckpt.py", "--ckpt_path", file)
     assert result.returncode == 0, result.stderr
-    written, _ = checkpoint.load(tmp_path / "official.ckpt")
+    written, _ = load(tmp_path / "official.ckpt")
     assert all(value.tobytes() == tensors[name].tobytes() for name, value in SPEC.restore(written).items())
 
 

@@ -10,9 +10,12 @@ from mindspore import Model, nn
 from mindspore.train import Callback
 from PIL import Image
 
-from common import dataset, readers
-from common.config import from_mapping
-from common.dataset import EvalBatches, TrainBatches, eval_batches, soft_targets, steps_per_epoch, train_batches
+from common.dataset.batches.batches import _Numbers, _pipeline, _tell_once, shutil
+from common.dataset.batches.samples import ArraySamples
+from common.dataset.batches.sources import open_samples
+from common.config.load.load import from_mapping
+from common.dataset.batches.batches import EvalBatches, TrainBatches, eval_batches, soft_targets, train_batches
+from common.dataset.batches.samples import steps_per_epoch
 from common.errors import UserError, user_sentence
 
 
@@ -24,7 +27,7 @@ def config_of(**values):
 def few(count=50, size=20):
     """Samples in memory, each recognisable by its label's place in the order."""
     images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return readers.ArraySamples("few", [str(n) for n in range(10)], np.arange(count) % 10, images, [("few", count)])
+    return ArraySamples("few", [str(n) for n in range(10)], np.arange(count) % 10, images, [("few", count)])
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_ranks(ranks):
 
 def test_images_and_labels_belong_together_and_have_the_framework_s_types(pictures):
     config = folder_config(pictures, hflip=0, scale=[1, 1], ratio=[1, 1], batch_size=40)
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     image, label = next(train_batches(config, samples, rank=0, world_size=1).create_tuple_iterator(num_epochs=1))
     assert image.dtype == ms.float32 and image.shape == (40, 3, 16, 16) and label.dtype == ms.int32
     for row, index in enumerate(TrainBatches(config, samples, 0, 1).indices(0, 0)):
@@ -152,21 +155,21 @@ def test_start_epoch_continues_as_if_never_interrupted():
 @pytest.mark.parametrize("workers,processes", [(2, False), (2, True), (1, True)])
 def test_workers_change_nothing(pictures, workers, processes):
     config = folder_config(pictures, auto_augment="randaug-m9-mstd0.5-inc1", re_prob=0.5, mixup=0.8, cutmix=1.0)
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     source = TrainBatches(config, samples, 0, 1)
     expected = [[source[epoch * 5 + p] for p in range(5)] for epoch in range(2)]
-    data = dataset._pipeline(source, ["image", "label"], config, dataset._Numbers(5, 0), workers, processes)
+    data = _pipeline(source, ["image", "label"], config, _Numbers(5, 0), workers, processes)
     assert_same(epochs_of(data, 2), expected)
 
 
 def test_batches_pass_through_pipes_where_shared_memory_is_short(pictures, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     config = folder_config(pictures)
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     source = TrainBatches(config, samples, 0, 1)
-    usage = dataset.shutil.disk_usage("/")
-    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    data = dataset._pipeline(source, ["image", "label"], config, dataset._Numbers(5, 0), 2)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    data = _pipeline(source, ["image", "label"], config, _Numbers(5, 0), 2)
     try:
         assert not ms.dataset.config.get_enable_shared_mem()
         assert_same(epochs_of(data, 1), [[source[p] for p in range(5)]])
@@ -195,9 +198,9 @@ class Keep(Callback):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_model_train_sees_our_epochs_and_a_resumed_one_sees_the_rest(pictures, workers, monkeypatch):
-    monkeypatch.setattr(dataset, "_workers", lambda *args: workers)
+    monkeypatch.setattr("common.dataset.batches.batches._workers", lambda *args: workers)
     config = folder_config(pictures, mixup=0.5)
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     whole, rest = Keep(), Keep()
     Model(Recorder()).train(3, train_batches(config, samples, rank=0, world_size=1), whole, dataset_sink_mode=False)
     Model(Recorder()).train(3, train_batches(config, samples, rank=0, world_size=1, start_epoch=2), rest,
@@ -218,10 +221,10 @@ def test_sink_mode_sees_the_same_batches():
 
 def test_workers_are_limited_to_the_machine_with_one_line(pictures, caplog):
     caplog.set_level(logging.INFO)
-    dataset._tell_once.cache_clear()
+    _tell_once.cache_clear()
     available = len(os.sched_getaffinity(0))
     config = folder_config(pictures, num_workers=1000)
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     for _ in range(2):
         assert train_batches(config, samples, rank=0, world_size=1).num_parallel_workers == available
     assert caplog.text.count("num_workers: 1000 is more than the CPUs") == 1
@@ -342,10 +345,10 @@ def broken(pictures):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_broken_image_stops_the_run_with_its_name(broken, workers, monkeypatch):
-    monkeypatch.setattr(dataset, "_workers", lambda *args: workers)
+    monkeypatch.setattr("common.dataset.batches.batches._workers", lambda *args: workers)
     config = folder_config(broken)
     for make, split in ((train_batches, "train"), (eval_batches, "train")):
-        data = make(config, readers.open_samples(config, split), rank=0, world_size=1)
+        data = make(config, open_samples(config, split), rank=0, world_size=1)
         with pytest.raises(RuntimeError) as caught:
             epochs_of(data, 1)
         sentence = user_sentence(caught.value)
@@ -354,9 +357,9 @@ def test_a_broken_image_stops_the_run_with_its_name(broken, workers, monkeypatch
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_skipped_images_are_replaced_by_the_next_good_one_and_counted(broken, workers, monkeypatch, caplog):
-    monkeypatch.setattr(dataset, "_workers", lambda *args: workers)
+    monkeypatch.setattr("common.dataset.batches.batches._workers", lambda *args: workers)
     config = folder_config(broken, on_error="skip", shuffle=False, hflip=0, scale=[1, 1], ratio=[1, 1])
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     images = [image for batch, _ in epochs_of(train_batches(config, samples, rank=0, world_size=1), 1)[0]
               for image in batch]
     assert "/a/04" in samples.where(2) and "/a/06" in samples.where(3) and "/b/09" in samples.where(24)
@@ -369,7 +372,7 @@ def test_skipped_images_are_replaced_by_the_next_good_one_and_counted(broken, wo
 
 def test_skipped_images_are_masked_in_an_evaluation(broken):
     config = folder_config(broken, on_error="skip")
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     label = np.concatenate([label for _, label in epochs_of(eval_batches(config, samples, rank=0, world_size=1), 1)[0]])
     assert np.flatnonzero(label < 0).tolist() == [2, 3, 24]
     assert samples.report_errors(logging.getLogger("t")) == 3
@@ -380,14 +383,14 @@ def test_nothing_but_broken_images_is_an_error(tmp_path):
     for number in range(8):
         (tmp_path / "pictures" / "a" / f"{number}.png").write_bytes(b"no image")
     config = folder_config(tmp_path / "pictures", on_error="skip")
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     with pytest.raises(UserError, match="none of the 8 training images"):
         TrainBatches(config, samples, 0, 1)[0]
 
 
 def test_the_file_that_counts_errors_goes_with_the_samples(broken):
     config = folder_config(broken, on_error="skip")
-    samples = readers.open_samples(config, "train")
+    samples = open_samples(config, "train")
     samples.count_errors()
     path = samples._errors.path
     assert os.path.exists(path)

@@ -29,7 +29,7 @@ def test_help_works_from_everywhere(entry):
 def trained(tmp_path_factory):
     """A training of three epochs, with the digits as CIFAR-10 batches and as a folder of images."""
     folder = tmp_path_factory.mktemp("trained")
-    assert run("-m", "common.digits", "write", folder / "digits").returncode == 0
+    assert run("-m", "common.dataset.batches.digits", "write", folder / "digits").returncode == 0
     config = write_yaml(folder / "run.yaml", dataset="cifar10", epochs=6)
     result = run("gmlp/train.py", "--config", config, "--dataset_path", folder / "digits", "--ckpt_save_dir",
                  folder / "run", "--distribute", "False")

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from tiny_networks import FixedBatch, Restless, TinyClassifier, Uncompilable
 
-from common.config import from_mapping
+from common.config.load.load import from_mapping
 from common.errors import UserError
-from common.export import choose_format, export_network, preprocessing_of
+from common.export.write.write import choose_format, export_network, preprocessing_of
 from common.predict import description_path, load_mindir
-from common.transforms import eval_transform
+from common.augment.pipeline import eval_transform
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = np.random.default_rng(7).standard_normal((5, 3, 16, 16)).astype(np.float32)
@@ -177,7 +177,7 @@ import resource, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from tiny_networks import TinyClassifier
 from common.errors import UserError
-from common.export import export_network
+from common.export.write import export_network
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     export_network(TinyClassifier(), input_shape=(None, 3, 16, 16), file_name="tiny")

@@ -148,7 +148,7 @@ def test_initial_values_follow_the_seed():
 def test_a_fresh_block_acts_on_the_first_half_as_an_ordinary_feed_forward_layer():
     from mindspore import Tensor
 
-    from common.layers import GELU
+    from common.layers.cells.cells import GELU
 
     block = tiny().blocks[0]
     x = Tensor(np.random.default_rng(0).standard_normal((2, 64, 32)).astype(np.float32))

@@ -13,7 +13,7 @@ from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers import GELU, DropPath, LayerNorm, TanhGELU, apply_precision, seed_random_states
+from common.layers.cells.cells import DropPath, GELU, LayerNorm, TanhGELU, apply_precision, seed_random_states
 from hlg.src import cells
 from hlg.src.hlg import LocalGlobalBlock
 from hlg.src.hlg_official import PositionBias, global_places, local_places

@@ -8,12 +8,12 @@ import pytest
 from golden import Golden
 from mindspore import Tensor
 
-from common import checkpoint
-from common.convert import describe, to_checkpoint, to_safetensors
+from common.checkpoint.file.file import load, load_into, weights_of
+from common.tasks.convert import describe, to_checkpoint, to_safetensors
 from common.errors import UserError
 from common.main import read_config
-from common.runner import load_network
-from common.tensor_files import read_tensors, write_safetensors
+from common.tasks.train import load_network
+from common.checkpoint.file.foreign import read_tensors, write_safetensors
 from hlg.src.spec import SPEC, architecture, dead, misfit
 
 SIZES = {"num_classes": 5, "image_size": 56, "dims": (16, 32), "num_heads": (2, 4), "depths": (2, 3)}
@@ -25,7 +25,7 @@ def network(variant="hlg_tiny_avgpool", **arguments):
 
 
 def parameters(cell) -> dict[str, np.ndarray]:
-    return {name: parameter.asnumpy() for name, parameter in checkpoint.weights_of(cell).items()}
+    return {name: parameter.asnumpy() for name, parameter in weights_of(cell).items()}
 
 
 # names and sizes
@@ -71,7 +71,7 @@ def test_hidden_widths_decide_the_layout_and_the_smoothing_without_effect_may_be
     tensors |= smoothing if smoothed else {}
     assert architecture(tensors)["layout"] == layout
     cell = network(layout=layout)
-    report = checkpoint.load_into(cell, tensors, "a.ckpt", dead=SPEC.dead)
+    report = load_into(cell, tensors, "a.ckpt", dead=SPEC.dead)
     assert set(report.dead) == set(smoothing if smoothed else {})
     assert set(report.new) == (set() if smoothed else set(smoothing))
 
@@ -216,7 +216,7 @@ def test_the_authors_file_comes_in_with_its_layout(tmp_path):
     write_safetensors(tmp_path / "in.safetensors", SPEC.restore(ours))
     lines = []
     to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lines.append)
-    tensors, meta = checkpoint.load(tmp_path / "out.ckpt")
+    tensors, meta = load(tmp_path / "out.ckpt")
     assert set(tensors) == set(ours) and all(np.array_equal(tensors[name], ours[name]) for name in ours)
     assert meta["config"]["layout"] == "paper" and meta["config"]["depths"] == [2, 3]
     assert f"matched: {len(ours)}" in lines and not any("missing" in line or "unexpected" in line for line in lines)
@@ -230,4 +230,4 @@ def test_a_backbone_needs_a_new_head(tmp_path):
         to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lambda line: None)
     to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", num_classes=7,
                   say=lambda line: None)
-    assert checkpoint.load(tmp_path / "out.ckpt")[0]["head.weight"].shape == (7, 32)
+    assert load(tmp_path / "out.ckpt")[0]["head.weight"].shape == (7, 32)

@@ -9,10 +9,10 @@ from entry import ROOT, check_old_zoo_lines, run, sentence
 from golden_rule import fill
 from PIL import Image
 
-from common import checkpoint
-from common.config import from_mapping, read_yaml
+from common.checkpoint.file.file import load, network_tensors, save, weights_of
+from common.config.load.load import from_mapping, read_yaml
 from common.main import main
-from common.tensor_files import read_tensors, write_safetensors
+from common.checkpoint.file.foreign import read_tensors, write_safetensors
 from hlg.src.spec import SPEC
 
 # two stages: a map of 7 x 7 tokens, one of 4 x 4; of the authors' networks maps of 14 x 14 and 7 x 7
@@ -170,7 +170,7 @@ def test_exported_file_predicts_what_the_checkpoint_predicts(trained, tmp_path):
 def test_a_trained_checkpoint_goes_out_bit_for_bit(trained, tmp_path):
     out = run("hlg/pth2ckpt.py", "--ckpt_path", best(trained[0]), "--out", tmp_path / "hlg.safetensors")
     assert out.returncode == 0, out.stderr
-    ours = checkpoint.network_tensors(checkpoint.load(best(trained[0]))[0])
+    ours = network_tensors(load(best(trained[0]))[0])
     written = read_tensors(tmp_path / "hlg.safetensors")
     assert set(ours) == set(written) and all(np.array_equal(ours[name], written[name]) for name in ours)
 
@@ -180,7 +180,7 @@ def test_a_trained_checkpoint_goes_out_bit_for_bit(trained, tmp_path):
 def official_file(path, **changes):
     """Weights under the authors' names, as safetensors."""
     network = SPEC.build("hlg_tiny_avgpool", **(OFFICIAL | changes))
-    tensors = {p.name: fill(p.name, p.shape) for p in checkpoint.weights_of(network).values()}
+    tensors = {p.name: fill(p.name, p.shape) for p in weights_of(network).values()}
     write_safetensors(path, SPEC.restore(tensors))
     return path
 
@@ -199,7 +199,7 @@ def test_authors_weights_come_in_with_their_layout_and_depths_and_go_back_bit_fo
 def zoo_tensors(**changes) -> dict[str, np.ndarray]:
     """What a checkpoint of the original version holds."""
     network = SPEC.build("hlg_mobile", **(ZOO | {"dead_parameters": True} | changes))
-    return {p.name: fill(p.name, p.shape) for p in checkpoint.weights_of(network).values()}
+    return {p.name: fill(p.name, p.shape) for p in weights_of(network).values()}
 
 
 # mistakes
@@ -229,14 +229,14 @@ def test_a_mistake_is_one_sentence(capsys, words, parts):
 @pytest.mark.parametrize("task", ["train", "eval"])
 def test_weights_of_another_variant_are_named(capsys, tmp_path, task):
     network = SPEC.build("hlg_tiny_avgpool", **OFFICIAL)
-    path = checkpoint.save(tmp_path / "official.ckpt", checkpoint.weights_of(network), {})
+    path = save(tmp_path / "official.ckpt", weights_of(network), {})
     message = mistake(capsys, task, *DIGITS, *flags(ZOO), "--ckpt_path", path)
     assert "the authors' HLG" in message and "the old zoo's hlg_mobile" in message
 
 
 def test_weights_of_the_other_layout_are_named(capsys, tmp_path):
     network = SPEC.build("hlg_tiny_avgpool", layout="paper", **OFFICIAL)
-    path = checkpoint.save(tmp_path / "paper.ckpt", checkpoint.weights_of(network), {})
+    path = save(tmp_path / "paper.ckpt", weights_of(network), {})
     message = mistake(capsys, "eval", *DIGITS, "--model", "hlg_tiny_avgpool", *flags(OFFICIAL), "--ckpt_path", path)
     assert "layout paper" in message and "--layout paper" in message
 
@@ -247,7 +247,7 @@ def test_1001_outputs_go_with_1000_class_folders(capsys, tmp_path):
     for name in names:
         (tmp_path / "val" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), (int(name[-3:]) % 256, 0, 0)).save(tmp_path / "val" / name / "one.png")
-    path = checkpoint.save(tmp_path / "zoo.ckpt", zoo_tensors(num_classes=1001), {"classes": names})
+    path = save(tmp_path / "zoo.ckpt", zoo_tensors(num_classes=1001), {"classes": names})
     network = (*flags(ZOO | {"num_classes": 1001}), "--ckpt_path", str(path), "--batch_size", "250")
     main("eval", SPEC, ["--config_path", "config/hlg_eval.yml", "--data_dir", str(tmp_path), *network])
     shown = capsys.readouterr().out
@@ -261,7 +261,7 @@ def test_1001_outputs_go_with_1000_class_folders(capsys, tmp_path):
 
 @pytest.mark.parametrize("ours, theirs", [(1001, 1000), (1000, 1001)])
 def test_1000_classes_against_1001_are_named(capsys, tmp_path, ours, theirs):
-    path = checkpoint.save(tmp_path / "zoo.ckpt", zoo_tensors(num_classes=theirs), {})
+    path = save(tmp_path / "zoo.ckpt", zoo_tensors(num_classes=theirs), {})
     message = mistake(capsys, "export", "--config_path", "config/hlg_export.yml", *flags(ZOO | {"num_classes": ours}),
                       "--ckpt_path", path)
     assert f"{theirs} outputs, but num_classes is {ours}" in message and f"--num_classes {theirs}" in message
@@ -275,7 +275,7 @@ def test_weights_of_the_authors_first_version_are_told_from_theirs_and_ours(caps
     tensors = {name: np.zeros(shape, np.float32) for name, shape in FIRST_VERSION.items()}
     write_safetensors(tmp_path / "first.safetensors", tensors)
     message = sentence(run("hlg/pth2ckpt.py", "--ckpt_path", tmp_path / "first.safetensors"))
-    path = checkpoint.save(tmp_path / "first.ckpt", tensors, {})
+    path = save(tmp_path / "first.ckpt", tensors, {})
     for text in (message, mistake(capsys, "eval", "--dataset", "digits", "--ckpt_path", path)):
         assert "first version" in text and "another network" in text
 

@@ -6,8 +6,7 @@ from mindspore import Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
-from common.layers import (DRAWS, GELU, DropPath, LayerNorm, PatchEmbed, initialise, lecun_normal, random_states,
-                           seed_random_states, truncated_normal, xavier_uniform)
+from common.layers.cells.cells import DRAWS, DropPath, GELU, LayerNorm, PatchEmbed, initialise, lecun_normal, random_states, seed_random_states, truncated_normal, xavier_uniform
 from gmlp.src.spec import SPEC
 
 RNG = np.random.default_rng(0)

@@ -80,7 +80,7 @@ def test_resumed_run_continues_its_file():
 
 def test_modules_that_log_under_their_own_name_are_heard(capsys):
     set_up("run", 0, "%(message)s")
-    logging.getLogger("common.archive").info("unpacking")
+    logging.getLogger("common.dataset.archive").info("unpacking")
     assert capsys.readouterr().out == "unpacking\n"
     assert lines() == ["unpacking"]
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.lr import (cosine_decay, exponential_decay, layer_scales, peak_lr, polynomial_decay, positions, schedule,
-                       step_decay, warm_up)
-from common.options import Config
+from common.lr import cosine_decay, exponential_decay, layer_scales, peak_lr, polynomial_decay, positions, schedule, step_decay, warm_up
+from common.config.load.options import Config
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 TABLES = json.loads((GOLDEN / "schedules.json").read_text())

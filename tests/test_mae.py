@@ -180,7 +180,7 @@ def test_linear_probe_reproduces_the_golden_numbers(mode):
     from golden_rule import image, labels
     from mindspore import Tensor, nn
 
-    from common.optimizer import LARS
+    from common.optimizer.build.rules import LARS
     from common.train_step import ClassifierLoss, TrainStep
 
     stored, probe = Golden("linprobe_head").arrays, ProbeLoss()
@@ -202,7 +202,7 @@ def test_linear_probe_reproduces_the_golden_numbers(mode):
 
 
 def test_linear_probe_trains_the_head_alone():
-    from common.runner import freeze_body
+    from common.tasks.train import freeze_body
 
     network = tiny_vit(global_pool=False, batchnorm_head=True)
     freeze_body(network)
@@ -284,9 +284,9 @@ def test_masks_follow_the_noise_of_every_call_and_differ_between_samples(mode):
 
 
 def test_the_data_pipeline_draws_new_noise_for_every_sample_and_epoch_and_the_same_again():
-    from common.config import from_mapping
-    from common.dataset import TrainBatches
-    from common.readers import open_samples
+    from common.config.load.load import from_mapping
+    from common.dataset.batches.batches import TrainBatches
+    from common.dataset.batches.sources import open_samples
 
     config = from_mapping({"task": "pretrain", "dataset": "digits", "image_size": 8, "batch_size": 16}, "test")
     first, again = (TrainBatches(config, open_samples(config, "train"), 0, 1, noise_length=64) for _ in range(2))
@@ -328,8 +328,8 @@ def test_loss_is_that_of_removed_patches_in_the_order_row_column_channel_with_un
 
 
 def test_pixel_normalisation_of_the_configuration_reaches_the_network():
-    from common.config import from_mapping, read_yaml
-    from common.runner import build_network
+    from common.config.load.load import from_mapping, read_yaml
+    from common.tasks.train import build_network
 
     path = DATA / "seed_mae-vit-base-p16.yaml"
     small = {"encoder_layers": 1, "decoder_layers": 1, "encoder_dim": 48, "decoder_dim": 32, "decoder_num_heads": 2}
@@ -341,8 +341,8 @@ def test_pixel_normalisation_of_the_configuration_reaches_the_network():
 
 
 def test_original_file_gives_the_pretraining_that_we_ship_but_for_the_place_of_data_and_device():
-    from common.config import from_mapping, read_yaml
-    from common.options import FIELDS
+    from common.config.load.load import from_mapping, read_yaml
+    from common.config.load.options import FIELDS
 
     ours = from_mapping(read_yaml(CONFIGS / "mae-vit-base-p16.yaml"), "ours")
     theirs = from_mapping(read_yaml(DATA / "seed_mae-vit-base-p16.yaml") | {"task": "pretrain", "model": ours.model},
@@ -353,7 +353,7 @@ def test_original_file_gives_the_pretraining_that_we_ship_but_for_the_place_of_d
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_file_fits_the_variant_that_it_names(path):
-    from common.config import from_mapping, network_arguments, read_yaml
+    from common.config.load.load import from_mapping, network_arguments, read_yaml
     from common.lr import peak_lr
 
     config = from_mapping(read_yaml(path), path.name)
@@ -404,7 +404,7 @@ def test_class_and_mask_token_are_one_row_each_and_trained_while_tables_are_fixe
 
 
 def test_every_norm_has_the_epsilon_of_the_authors():
-    from common.layers import LayerNorm
+    from common.layers.cells.cells import LayerNorm
 
     for network in (tiny_mae(), tiny_vit(), tiny_vit(global_pool=False)):
         norms = [cell for cell in network.cells_and_names() if isinstance(cell[1], LayerNorm)]
@@ -423,8 +423,8 @@ def test_drop_path_grows_with_the_depth_and_there_is_no_dropout():
 
 @pytest.mark.parametrize("table, pooled", [("global_pool", True), ("cls_token", False)])
 def test_layer_decay_and_weight_decay_of_every_parameter_are_the_authors(table, pooled):
-    from common.config import from_mapping
-    from common.optimizer import build_optimizer
+    from common.config.load.load import from_mapping
+    from common.optimizer.build.build import build_optimizer
 
     spec = SPEC.for_task("finetune")
     config = from_mapping({"model": "vit_base_patch16", "layer_decay": 0.65, "weight_decay": 0.05}, "test")
@@ -449,7 +449,7 @@ def test_pretraining_decays_the_tokens_and_fine_tuning_does_not():
 
 
 def test_learning_rate_of_fine_tuning_begins_at_zero_and_reaches_its_peak_although_the_file_says_start_0():
-    from common.config import from_mapping
+    from common.config.load.load import from_mapping
     from common.lr import schedule
 
     config = from_mapping({"start_learning_rate": 0.0, "base_lr": 5e-4, "end_learning_rate": 1e-6, "warmup_epochs": 5,
@@ -490,7 +490,7 @@ def test_without_classes_the_output_is_the_features(mode):
 @pytest.mark.parametrize("level", ["O2", "O3"])
 def test_half_precision_stays_near_single_precision_and_the_loss_is_float32(mode, level):
     import mindspore as ms
-    from common.layers import apply_precision
+    from common.layers.cells.cells import apply_precision
 
     golden = Golden("mae_vit_tiny")
     networks = []
@@ -562,7 +562,7 @@ def test_architecture_follows_from_the_tensors():
 
 @pytest.mark.parametrize("pooled", [True, False])
 def test_pretrained_weights_are_fitted_to_a_classifier(pooled):
-    from common.checkpoint import load_into
+    from common.checkpoint.file.file import load_into
 
     source, network = parameters(tiny_mae()), tiny_vit(global_pool=pooled, image_size=48, num_classes=200)
     fitted, new = SPEC.fit(source, network)
@@ -587,7 +587,7 @@ def test_head_of_the_same_classes_is_kept_and_a_probes_head_begins_with_its_own_
 
 
 def test_weights_of_another_depth_are_not_cut_to_fit():
-    from common.checkpoint import load_into
+    from common.checkpoint.file.file import load_into
 
     network = tiny_vit(depth=1)
     with pytest.raises(UserError, match="unexpected .blocks.1.norm1.gamma"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import checkpoint
+from common.checkpoint.file.file import load, network_tensors
 from entry import ROOT, environment, run, sentence
 
 NETWORK = {"image_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "in_channels": 1}
@@ -95,7 +95,7 @@ def test_a_killed_pretraining_sees_the_same_masks_when_it_continues(pretrained, 
     log = log_of(start("pretrain", folder / "mae.yaml", tmp_path / "run", "--use_parallel", "False"))
     assert "Continuing after epoch" in log
     assert [row["loss"] for row in history(tmp_path / "run")] == [row["loss"] for row in history(folder / "run")]
-    expected, found = checkpoint.load(path)[0], checkpoint.load(tmp_path / "run" / path.name)[0]
+    expected, found = load(path)[0], load(tmp_path / "run" / path.name)[0]
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
@@ -144,7 +144,7 @@ def test_linear_probe_changes_nothing_but_its_head(pretrained, tmp_path):
                    lr=0.1, prefix="probe")
     log = log_of(start("train", config, tmp_path / "run", "--ckpt_path", pretrained[1]))  # train.py follows the task
     assert "new: head.0.moving_mean, head.0.moving_variance, head.1.weight, head.1.bias" in log
-    before, (after, meta) = checkpoint.load(pretrained[1])[0], checkpoint.load(tmp_path / "run" / "probe_best.ckpt")
+    before, (after, meta) = load(pretrained[1])[0], load(tmp_path / "run" / "probe_best.ckpt")
     encoder = [name for name in after if name in before and not name.startswith(("train.", "optimizer."))]
     assert len(encoder) == 4 + 24 + 2
     for name in encoder:
@@ -166,14 +166,14 @@ def test_full_weights_go_to_the_authors_names_and_back_bit_for_bit(pretrained, t
     assert "sizes of no named variant; mae_vit_base_patch16" in log
     theirs = load_file(tmp_path / "mae.safetensors")
     assert theirs["decoder_blocks.0.norm1.weight"].shape == (16,)
-    ours = checkpoint.network_tensors(checkpoint.load(pretrained[1])[0])
+    ours = network_tensors(load(pretrained[1])[0])
     assert len(theirs) == len(ours)
     np.testing.assert_array_equal(theirs["blocks.1.attn.qkv.weight"], ours["blocks.1.attn.qkv.weight"])
 
 
 def encoder_only(folder: Path) -> Path:
     """The encoder as the authors publish it: their names, no decoder, no head; 12 heads, which no shape tells."""
-    from common.tensor_files import write_safetensors
+    from common.checkpoint.file.foreign import write_safetensors
     from mae.src.spec import SPEC
 
     network = SPEC.build("mae_vit_base_patch16", **{**NETWORK, "embed_dim": 24, "num_heads": 12}, decoder_embed_dim=16,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mindspore import dataset as ds
 
-from common.context import Runtime
+from common.context.device.device import Runtime
 from common.errors import UserError
 from common.metric import AnsweringStep, EvaluationStep, evaluate
 from small_networks import Given

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.mixup import Mixer, cutmix_box, smooth_one_hot
+from common.augment.mixup import Mixer, cutmix_box, smooth_one_hot
 
 CLASSES = 10
 

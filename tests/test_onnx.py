@@ -15,13 +15,14 @@ from golden_rule import fill
 from PIL import Image
 from tiny_networks import TinyClassifier
 
-from common import runner
-from common.config import from_mapping
+from common.augment.pipeline import eval_transform
+from common.tasks.train import export as export_of_train
+from common.config.load.load import from_mapping
 from common.errors import UserError
-from common.export import export_network, preprocessing_of
-from common.export_cells import Contents, Deployed
-from common.mindir_graph import read_graph
-from common.onnx_file import load_onnx
+from common.export.write.write import export_network, preprocessing_of
+from common.export.write.contents import Contents, Deployed
+from common.export.write.mindir_graph import read_graph
+from common.export.write.onnx_file import load_onnx
 from common.predict import Predictor, description_path, load_model
 from entry import ROOT, environment
 
@@ -48,7 +49,7 @@ def op_by_op():
 @pytest.fixture(autouse=True)
 def device_chosen(monkeypatch):
     """A process chooses its device once, before it computes; this one has."""
-    monkeypatch.setattr(runner, "start", lambda config: SimpleNamespace(rank=0))
+    monkeypatch.setattr("common.tasks.train.start", lambda config: SimpleNamespace(rank=0))
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_network_that_looks_at_the_number_of_images_is_refused(onnx):
 
 
 def test_a_network_that_no_onnx_file_can_hold_is_refused(onnx, monkeypatch):
-    monkeypatch.setattr("common.onnx_file.LARGEST", 1000)
+    monkeypatch.setattr("common.export.onnx_file.LARGEST", 1000)
     with pytest.raises(UserError, match="holds at most 2 GB, and this network has 1,352 bytes .* choose MINDIR"):
         export(TinyClassifier())
 
@@ -187,7 +188,7 @@ def test_what_is_inside_a_file_changes_no_prediction(normalization, softmax, fil
     file = export(wrapped, file_format=file_format, contents=contents, class_names=NAMES, preprocessing=prepared)
     predictor = Predictor.from_file(file)
     pictures = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (30, 20, 3), np.uint8)) for n in range(3)]
-    for found, expected in zip(predictor(pictures), Predictor(network, runner.eval_transform(CONFIG), NAMES)(pictures)):
+    for found, expected in zip(predictor(pictures), Predictor(network, eval_transform(CONFIG), NAMES)(pictures)):
         assert [one.name for one in found.top] == [one.name for one in expected.top]
         assert [one.probability for one in found.top] == pytest.approx([one.probability for one in expected.top],
                                                                        abs=1e-5)
@@ -248,7 +249,7 @@ def masked():
 def test_the_encoder_gives_the_class_token_of_the_masked_autoencoder(masked, file_format, request):
     if file_format == "ONNX":
         request.getfixturevalue("onnx")
-    file = runner.export(*config_for("mae", part="encoder", file_format=file_format, **MASKED))
+    file = export_of_train(*config_for("mae", part="encoder", file_format=file_format, **MASKED))
     everything = ms.Tensor(np.tile(np.arange(16, dtype=np.int32), (3, 1)))
     expected = masked.encode(ms.Tensor(images(3, 32)), everything)[:, 0].asnumpy()
     found, = run(load_model(file), images(3, 32))
@@ -266,7 +267,7 @@ def test_the_reconstruction_is_that_of_the_pictures(masked, file_format, pixels,
     from mae.src.reconstruction import reconstruct
 
     config, spec = config_for("mae", part="reconstruction", file_format=file_format, with_preprocess=pixels, **MASKED)
-    file = runner.export(config, spec)
+    file = export_of_train(config, spec)
     raw = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
     mean, std = (np.array(preprocessing_of(config)[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     prepared = ((raw / 255 - mean) / std).astype(np.float32)
@@ -291,22 +292,22 @@ def test_the_reconstruction_is_that_of_the_pictures(masked, file_format, pixels,
     ({"part": "encoder", "ckpt_path": ""}, "ckpt_path: name the checkpoint")])
 def test_a_part_that_cannot_be_had_is_one_sentence(masked, values, words):
     with pytest.raises(UserError, match=words):
-        runner.export(*config_for("mae", **MASKED | values))
+        export_of_train(*config_for("mae", **MASKED | values))
     assert sorted(path.name for path in Path().iterdir()) == ["mae.ckpt"]
 
 
 def test_other_models_have_the_classifier_only():
     with pytest.raises(UserError, match="part: encoder is not offered for gmlp"):
-        runner.export(*config_for("gmlp", model="gmlp_ti", part="encoder"))
+        export_of_train(*config_for("gmlp", model="gmlp_ti", part="encoder"))
 
 
 def test_the_file_lies_beside_export_py_unless_it_is_named(monkeypatch):
     """The export itself is left out, as it would write into the repository."""
     seen = []
-    monkeypatch.setattr(runner, "export_network", lambda network, **more: seen.append(more))
-    monkeypatch.setattr(runner, "load_network", lambda config, spec: (TinyClassifier(), None, []))
+    monkeypatch.setattr("common.tasks.train.export_network", lambda network, **more: seen.append(more))
+    monkeypatch.setattr("common.tasks.train.load_network", lambda config, spec: (TinyClassifier(), None, []))
     for family, variant in (("soft", "soft_tiny"), ("gmlp", "gmlp_ti")):
-        runner.export(*config_for(family, model=variant, file_name=""))
+        export_of_train(*config_for(family, model=variant, file_name=""))
     assert [str(one["file_name"]) for one in seen] == [f"{ROOT}/soft/soft_tiny", f"{ROOT}/gmlp/gmlp_Ti"]
     assert seen[0]["input_shape"] == (None, 3, 224, 224)
 

@@ -10,9 +10,9 @@ from golden_rule import fill, image, labels
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from common.errors import UserError
-from common.optimizer import build_optimizer, describe_groups, parameter_groups
-from common.optimizers_rules import LARS, SGD, AdamW, Adan, Lion, NAdam
-from common.options import Config
+from common.optimizer.build.build import build_optimizer, describe_groups, parameter_groups
+from common.optimizer.build.rules import AdamW, Adan, LARS, Lion, NAdam, SGD
+from common.config.load.options import Config
 from common.spec import ModelSpec
 
 GOLDEN = json.loads((Path(__file__).resolve().parent / "data" / "golden" / "schedules.json").read_text())["tiny_mlp"]

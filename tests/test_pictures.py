@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from common import checkpoint, command, pictures, runner, show
-from common.chart import BLUE, GREEN, GRID, HEADING, LEGEND_ROW, MARGINS, ORANGE, PURPLE, SHADE
-from common.config import from_mapping
-from common.confusion import CELL, draw_confusion, most_confused
-from common.context import Runtime
-from common.dataset import EvalBatches, TrainBatches
-from common.digits import write_digits
+from common.checkpoint.file.file import save, weights_of
+from common.command import run
+from common.pictures.sheet.commands import captions_of, show_batch, show_schedule
+from common.tasks.train import build_network
+from common.pictures.sheet.chart import BLUE, GREEN, GRID, HEADING, LEGEND_ROW, MARGINS, ORANGE, PURPLE, SHADE
+from common.config.load.load import from_mapping
+from common.pictures.sheet.confusion import CELL, draw_confusion, most_confused
+from common.context.device.device import Runtime
+from common.dataset.batches.batches import EvalBatches, TrainBatches
+from common.dataset.batches.digits import write_digits
 from common.errors import UserError
 from common.main import main
-from common.mixup import Mixer
-from common.options import FIELDS
-from common.pictures import TILE, prediction_sheet, short_names, with_share
+from common.augment.mixup import Mixer
+from common.config.load.options import FIELDS
+from common.pictures.sheet.sheet import TILE, prediction_sheet, short_names, with_share
 from common.predict import Candidate, Result
-from common.readers import open_samples
-from common.report import FILES, UNANSWERED, UNREAD, Answers, make_folder, write_report
-from common.samples import ArraySamples
+from common.dataset.batches.sources import open_samples
+from common.pictures.sheet.report import Answers, FILES, UNANSWERED, UNREAD, make_folder, write_report
+from common.dataset.batches.samples import ArraySamples
 from entry import TINY
 from gmlp.src.spec import SPEC
 
@@ -185,8 +188,8 @@ def test_a_broken_image_is_grey_and_has_no_bar():
 
 
 def test_a_sheet_shows_no_more_images_than_can_be_looked_at(caplog, monkeypatch):
-    logging.getLogger("common.pictures").addHandler(caplog.handler)
-    monkeypatch.setattr(pictures, "SHOWN_AT_MOST", 2)
+    logging.getLogger("common.pictures.sheet").addHandler(caplog.handler)
+    monkeypatch.setattr("common.pictures.sheet.sheet.SHOWN_AT_MOST", 2)
     prediction_sheet(results(1.0, 0.5, 0.1), "sheet.png")
     assert "the first 2 of 3 images" in caplog.text
     assert not near(Image.open("sheet.png"), (0, 160, 42), 1).any()
@@ -205,7 +208,7 @@ def test_captions_keep_the_share_and_the_end_of_a_path():
 def test_a_sheet_shows_the_pixels_of_the_training_batch():
     arguments = ["--dataset", "digits", "--image_size", str(TILE), "--batch_size", "9", "--re_prob", "0.5",
                  "--auto_augment", "randaug-m9-mstd0.5-inc1", "--mixup", "0.8"]
-    assert "4 of 9 images" in show.show_batch(["show", *arguments, "--batch", "2", "--count", "4", "--out", "x.png"])
+    assert "4 of 9 images" in show_batch(["show", *arguments, "--batch", "2", "--count", "4", "--out", "x.png"])
     config = from_mapping({"dataset": "digits", "image_size": TILE, "batch_size": 9, "re_prob": 0.5, "mixup": 0.8,
                            "auto_augment": "randaug-m9-mstd0.5-inc1"}, "test")
     images, _ = TrainBatches(config, open_samples(config, "train"), 0, 1)[2]
@@ -221,12 +224,12 @@ def test_a_sheet_shows_the_pixels_of_the_training_batch():
 def test_mixed_labels_are_shown_with_their_shares():
     samples = samples_of([0, 1, 2, 2], ["cat", "dog", "emu"])
     targets = np.array([[0.65, 0.3, 0.05], [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]])
-    assert show.captions_of(targets, samples) == ["cat: 65.0 %\ndog: 30.0 %", "cat: 90.0 %", "emu: 90.0 %"]
-    assert show.captions_of(np.array([2, -1, 0]), samples) == ["emu", "", "cat"]
+    assert captions_of(targets, samples) == ["cat: 65.0 %\ndog: 30.0 %", "cat: 90.0 %", "emu: 90.0 %"]
+    assert captions_of(np.array([2, -1, 0]), samples) == ["emu", "", "cat"]
     images, rng = np.zeros((4, 3, 2, 2), np.float32), np.random.default_rng(1)
     _, mixed = Mixer(0.8, 0.0, 1.0, 0.5, 3)(images, samples.labels, rng)
     own = 100 * mixed[0, 0]
-    assert show.captions_of(mixed[:1], samples) == [
+    assert captions_of(mixed[:1], samples) == [
         "\n".join(f"{name}: {share:.1f} %" for share, name in sorted([(own, "cat"), (100 - own, "emu")], reverse=True))]
 
 
@@ -249,14 +252,14 @@ def data(tmp_path_factory):
     (["--dataset", "list", "--data_dir", "data/images/train", "--img_ids", "list.json"], "8 images of batch 0")])
 def test_every_kind_of_data_set_is_shown(arguments, words, data, monkeypatch):
     monkeypatch.chdir(data)
-    assert words in show.show_batch(["show", "--batch_size", "8", "--image_size", "16", *arguments, "--out", "b.png"])
+    assert words in show_batch(["show", "--batch_size", "8", "--image_size", "16", *arguments, "--out", "b.png"])
     assert Image.open("b.png").width == 8 * (TILE + 14) + 14
 
 
 # schedules
 
 def test_a_schedule_is_told_in_numbers_and_drawn():
-    said = show.show_schedule(["show", "--epochs", "20", "--warmup_epochs", "5", "--lr", "0.002", "--min_lr", "1e-5",
+    said = show_schedule(["show", "--epochs", "20", "--warmup_epochs", "5", "--lr", "0.002", "--min_lr", "1e-5",
                                "--batch_size", "64", "--images", "1437", "--out", "s.png"])
     assert "20 epochs of 22 steps, 64 images in each step" in said
     assert [line.split() for line in said.splitlines()[1:3]] == [
@@ -274,31 +277,31 @@ def test_a_schedule_is_told_in_numbers_and_drawn():
 
 @pytest.mark.parametrize("scheduler", FIELDS["scheduler"].metadata["choices"])
 def test_every_schedule_can_be_shown(scheduler):
-    said = show.show_schedule(["show", "--scheduler", scheduler, "--epochs", "300", "--warmup_epochs", "5", "--devices",
+    said = show_schedule(["show", "--scheduler", scheduler, "--epochs", "300", "--warmup_epochs", "5", "--devices",
                                "8", "--batch_size", "128", "--images", "1281167", "--base_lr", "5e-4"])
     assert "300 epochs of 1251 steps, 1024 images in each step" in said and "learning rate 0.002" in said
     assert near(Image.open("schedule.png"), BLUE).sum() > 500
 
 
 def test_one_epoch_at_a_constant_rate_is_one_point_and_a_line():
-    said = show.show_schedule(["show", "--scheduler", "constant", "--epochs", "1", "--steps_per_epoch", "4"])
+    said = show_schedule(["show", "--scheduler", "constant", "--epochs", "1", "--steps_per_epoch", "4"])
     assert "1 epoch of 4 steps" in said
     picture = Image.open("schedule.png")
     assert near(picture, ORANGE).any() and near(picture, PURPLE).any() and not near(picture, GREEN).any()
 
 
 @pytest.mark.parametrize("program, arguments, words", [
-    (show.show_batch, [], "'show' is the only command"), (show.show_batch, ["show"], "data_dir"),
-    (show.show_batch, ["show", "--dataset", "digits", "--batch", "99999"], "beyond the last batch"),
-    (show.show_batch, ["show", "--dataset", "digits", "--split", "test"], "--split"),
-    (show.show_batch, ["show", "--dataset", "digits", "--batch_size", "8", "--out", "x.gif"], "ends in .gif"),
-    (show.show_schedule, ["show"], "--images"), (show.show_schedule, ["show", "--images", "0"], "less than 1"),
-    (show.show_schedule, ["show", "--images", "many"], "--images"),
-    (show.show_schedule, ["show", "--config_path", "no.yaml"], "there is no file 'no.yaml'"),
-    (show.show_schedule, ["show", "--steps_per_epoch", "2", "--epochs", "2", "--warmup_epochs", "9"], "warmup_epochs"),
-    (show.show_schedule, ["show", "--steps_per_epoch", "2", "--shape", "round"], "--shape")])
+    (show_batch, [], "'show' is the only command"), (show_batch, ["show"], "data_dir"),
+    (show_batch, ["show", "--dataset", "digits", "--batch", "99999"], "beyond the last batch"),
+    (show_batch, ["show", "--dataset", "digits", "--split", "test"], "--split"),
+    (show_batch, ["show", "--dataset", "digits", "--batch_size", "8", "--out", "x.gif"], "ends in .gif"),
+    (show_schedule, ["show"], "--images"), (show_schedule, ["show", "--images", "0"], "less than 1"),
+    (show_schedule, ["show", "--images", "many"], "--images"),
+    (show_schedule, ["show", "--config_path", "no.yaml"], "there is no file 'no.yaml'"),
+    (show_schedule, ["show", "--steps_per_epoch", "2", "--epochs", "2", "--warmup_epochs", "9"], "warmup_epochs"),
+    (show_schedule, ["show", "--steps_per_epoch", "2", "--shape", "round"], "--shape")])
 def test_what_cannot_be_shown_is_said_in_a_sentence(program, arguments, words, capsys):
-    assert command.run(program, arguments) == 2
+    assert run(program, arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and words in said
 
@@ -310,9 +313,9 @@ def folder(tmp_path_factory):
     """A checkpoint with weights of chance, and images."""
     folder = tmp_path_factory.mktemp("pictures")
     config = from_mapping(TINY, "test")
-    network = runner.build_network(config, SPEC)
+    network = build_network(config, SPEC)
     meta = {"family": "gmlp", "model": "gmlp_ti", "config": TINY, "classes": [f"digit {n}" for n in range(10)]}
-    checkpoint.save(folder / "tiny.ckpt", checkpoint.weights_of(network), meta)
+    save(folder / "tiny.ckpt", weights_of(network), meta)
     (folder / "in").mkdir()
     for number, pixels in enumerate(noise(5)):
         Image.fromarray(pixels).save(folder / "in" / f"{number}.png")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from common import command, letters, plot
-from common.chart import (BLUE, DISTINCT, GREEN, HEADING, LEGEND_ROW, ORANGE, PANEL_SIZE, PURPLE, Curve, Panel, dashes,
-                          draw_panels, log_ticks, nice_ticks, tick_labels)
+from common.command import run as run_of_command
+from common.pictures.sheet.curves import main
+from common.pictures.sheet.text import _font_name, fit_text, font, legible, text_width
+from common.pictures.sheet.chart import BLUE, Curve, DISTINCT, GREEN, HEADING, LEGEND_ROW, ORANGE, PANEL_SIZE, PURPLE, Panel, dashes, draw_panels, log_ticks, nice_ticks, tick_labels
 from common.errors import UserError
-from common.plot import compare_histories, history_panels, image_sheet, plot_history, read_history
+from common.pictures.sheet.curves import compare_histories, history_panels, image_sheet, plot_history, read_history
 from entry import run
 
 BELOW_LEGEND = HEADING + 56  # pixel row
@@ -173,7 +174,7 @@ def test_a_history_is_read_back(tmp_path):
 
 
 def test_a_line_cut_by_a_killed_process_is_left_out(tmp_path, caplog):
-    logging.getLogger("common.plot").addHandler(caplog.handler)  # whatever a test before has set up
+    logging.getLogger("common.pictures.curves").addHandler(caplog.handler)  # whatever a test before has set up
     lines = [json.dumps(row) for row in history(3)]
     (tmp_path / "history.jsonl").write_text("\n".join(lines)[:-20])
     assert [row["epoch"] for row in read_history(tmp_path / "history.jsonl")] == [1, 2]
@@ -249,7 +250,7 @@ def test_dashes_cover_the_line_but_for_the_spaces():
 def test_runs_are_drawn_over_each_other_with_a_legend(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name / "run", history(5))
-    said = run("-m", "common.plot", tmp_path / "a/run", tmp_path / "b/run/history.jsonl", "--out", tmp_path / "x.png")
+    said = run("-m", "common.pictures.curves", tmp_path / "a/run", tmp_path / "b/run/history.jsonl", "--out", tmp_path / "x.png")
     assert said.returncode == 0 and "2 runs: " in said.stdout
     image = Image.open(tmp_path / "x.png")
     assert image.size == (4 * PANEL_SIZE[0], PANEL_SIZE[1] + HEADING + LEGEND_ROW)
@@ -265,7 +266,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, arguments, words, 
     write_run(tmp_path / "run", history(2))
     write_run(tmp_path / "begun", [])
     (tmp_path / "empty").mkdir()
-    assert command.run(plot.main, list(arguments)) == 2
+    assert run_of_command(main, list(arguments)) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and words in said
 
@@ -301,16 +302,16 @@ def test_a_sheet_needs_one_caption_per_image(tmp_path):
 
 
 def test_names_in_other_letters_get_another_font_or_lose_their_accents(monkeypatch):
-    assert letters.font(14, "plain…").getname() == letters.font(14).getname()
-    monkeypatch.setattr(letters, "SYSTEM_FONTS", ("no-such-font.ttf",))
-    letters._font_name.cache_clear()
-    assert (letters.legible("Café Å"), letters.legible("plain…")) == ("Cafe A", "plain…")
-    assert letters.text_width("Café", 14) == letters.text_width("Cafe", 14)
-    letters._font_name.cache_clear()
+    assert font(14, "plain…").getname() == font(14).getname()
+    monkeypatch.setattr("common.pictures.sheet.text.SYSTEM_FONTS", ("no-such-font.ttf",))
+    _font_name.cache_clear()
+    assert (legible("Café Å"), legible("plain…")) == ("Cafe A", "plain…")
+    assert text_width("Café", 14) == text_width("Cafe", 14)
+    _font_name.cache_clear()
 
 
 @pytest.mark.parametrize("keep_end, start, end", [(False, "a long", "…"), (True, "…", "name.png")])
 def test_text_is_cut_to_a_width(keep_end, start, end):
-    text = letters.fit_text("a long name of a file with the name.png", 14, 100, keep_end)
-    assert text.startswith(start) and text.endswith(end) and 80 < letters.text_width(text, 14) <= 100
-    assert letters.fit_text("short", 14, 100, keep_end) == "short"
+    text = fit_text("a long name of a file with the name.png", 14, 100, keep_end)
+    assert text.startswith(start) and text.endswith(end) and 80 < text_width(text, 14) <= 100
+    assert fit_text("short", 14, 100, keep_end) == "short"

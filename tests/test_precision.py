@@ -5,7 +5,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers import GELU, Float32Cell, LayerNorm, apply_precision, seed_random_states
+from common.layers.cells.cells import Float32Cell, GELU, LayerNorm, apply_precision, seed_random_states
 from gmlp.src.spec import SPEC
 
 RNG = np.random.default_rng(0)

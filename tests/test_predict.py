@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 
-from common.config import from_mapping
+from common.config.load.load import from_mapping
 from common.errors import UserError
-from common.export import export_network, preprocessing_of
-from common.class_names import imagenet_classes, names_for, read_class_names
-from common.predict import (Candidate, Predictor, Result, description_path, expand_images, format_table, load_mindir,
-                            softmax, write_csv, write_json)
-from common.transforms import eval_transform
+from common.export.write.write import export_network, preprocessing_of
+from common.dataset.batches.classes import imagenet_classes, names_for, read_class_names
+from common.predict import Candidate, Predictor, Result, description_path, expand_images, format_table, load_mindir, softmax, write_csv, write_json
+from common.augment.pipeline import eval_transform
 
 NAMES = ["red", "green", "blue"]
 RGB = {"red": (200, 20, 30), "green": (10, 180, 40), "blue": (20, 30, 220)}

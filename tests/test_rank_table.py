@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common import launch, launch_cost, launch_plan, rank_table, rank_table_tools
+from common.launch.__main__ import main as main_of___main__
+from common.launch.plan import share_cores
+from common.rank_table.table.__main__ import main, own_address, parse_devices
+from common.rank_table.table.cost import all_reduce_ms, layout
+from common.rank_table.table.table import Device, Server, find_server, is_local, read as read_of_table
 from common.errors import UserError
 from entry import ROOT, run, sentence
 
@@ -133,7 +137,7 @@ def launched(monkeypatch, tmp_path):
     monkeypatch.delenv("LAUNCHER", raising=False)
 
     def launch_it(file: Path) -> int:
-        return launch.main(["distribute", "ascend", "train", "", str(python), str(tmp_path), str(file),
+        return main_of___main__(["distribute", "ascend", "train", "", str(python), str(tmp_path), str(file),
                             str(ROOT / "gmlp/config/gmlp_Ti.yaml")])
 
     return launch_it
@@ -143,7 +147,7 @@ def launched(monkeypatch, tmp_path):
 def test_a_broken_table_is_one_sentence_and_starts_nothing(name, launched, capsys, tmp_path):
     document, *words = BROKEN[name]
     file = write(document, tmp_path / "table.json")
-    assert rank_table_tools.main(["check", str(file)]) == 2
+    assert main(["check", str(file)]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith(f"error: rank table {file}: ") and said.err.count("\n") == 1
     assert said.err.endswith(".\n")
@@ -159,7 +163,7 @@ def test_a_broken_table_is_one_sentence_and_starts_nothing(name, launched, capsy
     (lambda path: path.write_text("[" * 100_000), "nested too deeply")])
 def test_a_file_that_cannot_be_read_is_one_sentence(make, words, launched, capsys, tmp_path):
     make(tmp_path / "table.json")
-    assert rank_table_tools.main(["check", "table.json"]) == 2
+    assert main(["check", "table.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: rank table table.json: ") and words in error and error.count("\n") == 1
     assert launched(Path("table.json")) == 2 and not (tmp_path / "results").exists()
@@ -171,15 +175,15 @@ def test_a_good_table_does_start(launched, tmp_path):
 
 
 def test_both_versions_numbers_instead_of_texts_and_unknown_fields_are_read():
-    read = rank_table.read(write(with_pods([2], [1])))
+    read = read_of_table(write(with_pods([2], [1])))
     assert (read.version, read.world_size) == ("1.2", 4)
     document = table(1, 1)
     document["server_count"] = 2
     for server in document["server_list"]:
         server["device"] = [{key: int(value) if key != "device_ip" else value for key, value in one.items()}
                             | {"device_port": "16666"} for one in server["device"]]
-    assert [one.devices[0].rank for one in rank_table.read(write(document)).servers] == [0, 1]
-    assert rank_table.read(write("\ufeff" + json.dumps(document))).world_size == 2
+    assert [one.devices[0].rank for one in read_of_table(write(document)).servers] == [0, 1]
+    assert read_of_table(write("\ufeff" + json.dumps(document))).world_size == 2
 
 
 def test_devices_are_in_the_order_of_their_ranks_and_servers_in_that_of_their_lowest():
@@ -187,27 +191,27 @@ def test_devices_are_in_the_order_of_their_ranks_and_servers_in_that_of_their_lo
     for server, ranks in zip(document["server_list"], (["3", "2"], ["0", "1"])):
         for one, rank in zip(server["device"], ranks):
             one["rank_id"] = rank
-    read = rank_table.read(write(document))
+    read = read_of_table(write(document))
     assert [(one.rank, one.id) for one in read.servers[0].devices] == [(2, 1), (3, 0)]
     assert [server.id for server in read.by_rank] == [TWO, ONE]
 
 
 def test_one_server_may_leave_out_addresses():
-    assert rank_table.read(write(device(0, 0, "device_ip", servers=(1,)))).servers[0].devices[0].ip == ""
+    assert read_of_table(write(device(0, 0, "device_ip", servers=(1,)))).servers[0].devices[0].ip == ""
 
 
 def test_a_table_that_is_still_being_written_is_waited_for():
     file = write(table(1) | {"status": "initializing"})
     finish = f"import time, pathlib; time.sleep(0.5); pathlib.Path({str(file)!r}).write_text({json.dumps(table(1))!r})"
     child = os.spawnl(os.P_NOWAIT, sys.executable, sys.executable, "-c", finish)
-    assert rank_table.read(file, wait=60).world_size == 1
+    assert read_of_table(file, wait=60).world_size == 1
     os.waitpid(child, 0)
 
 
 def found(document: dict, wanted: str | None = None, conf: str = "") -> str:
     """Which server of a table this one is, with this text in hccn.conf."""
     Path("hccn.conf").write_text(conf)
-    return rank_table.find_server(rank_table.read(write(document)), wanted, "hccn.conf").id
+    return find_server(read_of_table(write(document)), wanted, "hccn.conf").id
 
 
 def test_the_server_that_the_user_names_is_taken_by_index_or_by_id():
@@ -223,7 +227,7 @@ def test_the_only_server_is_this_one():
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", socket.gethostname()])
 def test_a_server_with_an_own_address_or_name_is_this_one(name):
-    if name == "::1" and not rank_table.is_local(name):
+    if name == "::1" and not is_local(name):
         pytest.skip("no IPv6 here")
     assert found(changed("server_list.1.server_id", name)) == name
 
@@ -241,40 +245,40 @@ def test_a_server_that_cannot_be_told_is_asked_for_with_a_list(wanted, conf):
 
 def test_check_says_what_is_in_the_table_and_notes_odd_sets_of_devices(capsys):
     document = table(3)
-    assert rank_table_tools.main(["check", str(write(document))]) == 0
+    assert main(["check", str(write(document))]) == 0
     said = capsys.readouterr().out
     assert "version 1.0, 1 server, 3 ranks." in said and f"server 0 '{ONE}': ranks 0-2 on devices 0,1,2" in said
     assert f"this server: '{ONE}'" in said and "910A" in said
-    assert rank_table_tools.main(["check", str(write(table(4, 4)))]) == 0
+    assert main(["check", str(write(table(4, 4)))]) == 0
     said = capsys.readouterr().out
     assert "set SERVER_ID" in said and "910A" not in said
 
 
 def test_the_command_lines_work_as_documented(tmp_path):
     file = write(table(2), tmp_path / "a table.json")
-    assert "2 ranks" in run("-m", "common.rank_table", "check", file).stdout
-    assert sentence(run("-m", "common.rank_table", "check", tmp_path / "none")).startswith("error: rank table ")
-    assert "invalid choice: 'chekc'" in sentence(run("-m", "common.rank_table", "chekc", file))
+    assert "2 ranks" in run("-m", "common.rank_table.table", "check", file).stdout
+    assert sentence(run("-m", "common.rank_table.table", "check", tmp_path / "none")).startswith("error: rank table ")
+    assert "invalid choice: 'chekc'" in sentence(run("-m", "common.rank_table.table", "chekc", file))
 
 
 def test_plan_names_rank_device_server_and_cores_of_each_process(capsys, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 16)), raising=False)
     document = table(2, 2)
     document["server_list"][1]["device"][0]["device_id"] = "6"
-    assert rank_table_tools.main(["plan", str(write(document)), "--server_id", "1"]) == 0
+    assert main(["plan", str(write(document)), "--server_id", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"rank 2 device 6 server {TWO} cores 8-11",
                                                     f"rank 3 device 1 server {TWO} cores 12-15"]
 
 
 def test_cores_are_shared_evenly_and_not_at_all_when_there_are_too_few(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 4, 5, 6}, raising=False)
-    assert launch_plan.share_cores(2) == [[0, 1], [4, 5]]
-    assert launch_plan.share_cores(5) == [[0], [1], [4], [5], [6]]
-    assert launch_plan.share_cores(8) == [[]] * 8
+    assert share_cores(2) == [[0, 1], [4, 5]]
+    assert share_cores(5) == [[0], [1], [4], [5], [6]]
+    assert share_cores(8) == [[]] * 8
 
 
 def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
-    assert rank_table_tools.main(["plan", "--cards", "20", "--link", "10", "--network", "5", "--latency", "0",
+    assert main(["plan", "--cards", "20", "--link", "10", "--network", "5", "--latency", "0",
                                   "--step_ms", "40", "--batch_size", "32"]) == 0
     said = capsys.readouterr().out
     assert "20 devices on 3 servers" in said and "server 2: ranks 16-19, devices 0-3" in said
@@ -288,7 +292,7 @@ def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
 
 
 def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
-    assert rank_table_tools.main(["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
+    assert main(["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
     said = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()[2:]]
     assert [row[1] for row in rows if row[0] == "SOFT-tiny, 128"] == ["8", "32", "64"]
@@ -302,14 +306,14 @@ def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
 
 
 def test_the_readme_shows_the_cost_of_an_epoch_as_the_command_does(capsys):
-    assert rank_table_tools.main(["plan", "--cards", "64", "--epoch"]) == 0
+    assert main(["plan", "--cards", "64", "--epoch"]) == 0
     assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
-    assert launch_cost.all_reduce_ms(1, 1e6, 8, 30, 12.5, 20) == 0
-    assert launch_cost.all_reduce_ms(9, 0, 8, 30, 12.5, 20) == pytest.approx(2 * 8 * 0.020)
-    assert launch_cost.layout(9, 8) == [(0, 7), (8, 8)]
+    assert all_reduce_ms(1, 1e6, 8, 30, 12.5, 20) == 0
+    assert all_reduce_ms(9, 0, 8, 30, 12.5, 20) == pytest.approx(2 * 8 * 0.020)
+    assert layout(9, 8) == [(0, 7), (8, 8)]
 
 
 @pytest.mark.parametrize("words, key", [(["--cards", "0"], "--cards"), ([], "rank table, or --cards"),
@@ -319,7 +323,7 @@ def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
                                         (["--epoch"], "rank table, or --cards"),
                                         (["--cards", "x"], "--cards")])
 def test_plan_refuses_numbers_that_make_no_sense(words, key, capsys):
-    assert rank_table_tools.main(["plan", *words]) == 2
+    assert main(["plan", *words]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and key in said.err and said.err.count("\n") == 1 and not said.out
 
@@ -328,17 +332,17 @@ def test_plan_refuses_numbers_that_make_no_sense(words, key, capsys):
     ("0-7", list(range(8))), ("0,1,4-5", [0, 1, 4, 5]), ("[0,8)", list(range(8))),
     ("8-15", list(range(8, 16))), ("3", [3]), ("7,2", [7, 2])])
 def test_sets_of_devices_in_all_spellings(text, devices):
-    assert rank_table_tools.parse_devices(text) == devices
+    assert parse_devices(text) == devices
 
 
 @pytest.mark.parametrize("text", ["", "a", "7-0", "0,0", "0-3,2", "-1", "[0,8]", "[0,0)", "0;1"])
 def test_sets_of_devices_that_are_none(text):
     with pytest.raises(UserError, match="^--devices: "):
-        rank_table_tools.parse_devices(text)
+        parse_devices(text)
 
 
 def make(*words: str) -> int:
-    return rank_table_tools.main(["make", *words])
+    return main(["make", *words])
 
 
 def hccn_tool(folder: Path, answers: dict[int, str]) -> None:
@@ -354,9 +358,9 @@ def hccn_tool(folder: Path, answers: dict[int, str]) -> None:
 def test_make_with_given_addresses_writes_a_table_that_is_read(capsys):
     assert make("--devices", "4-5", "--server_ip", "10.0.0.7", "--device_ips", "1.1.1.4, 1.1.1.5") == 0
     assert capsys.readouterr().out == "hccl_2p_45_10.0.0.7.json\n"
-    read = rank_table.read("hccl_2p_45_10.0.0.7.json")
-    assert read.servers == (rank_table.Server("10.0.0.7", (rank_table.Device(4, 0, "1.1.1.4"),
-                                                           rank_table.Device(5, 1, "1.1.1.5"))),)
+    read = read_of_table("hccl_2p_45_10.0.0.7.json")
+    assert read.servers == (Server("10.0.0.7", (Device(4, 0, "1.1.1.4"),
+                                                           Device(5, 1, "1.1.1.5"))),)
 
 
 def test_make_asks_the_device_tool_and_reads_hccn_conf_for_the_rest(monkeypatch, tmp_path):
@@ -364,7 +368,7 @@ def test_make_asks_the_device_tool_and_reads_hccn_conf_for_the_rest(monkeypatch,
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     Path("hccn.conf").write_text("address_0=9.9.9.9\naddress_1=172.16.0.2\n")
     assert make("--devices", "0-1", "--server_ip", "a", "--hccn_conf", "hccn.conf", "--out", "t.json") == 0
-    assert [one.ip for one in rank_table.read("t.json").servers[0].devices] == ["172.16.0.1", "172.16.0.2"]
+    assert [one.ip for one in read_of_table("t.json").servers[0].devices] == ["172.16.0.1", "172.16.0.2"]
 
 
 def test_make_of_sixteen_devices_has_a_readable_name(capsys):
@@ -375,11 +379,11 @@ def test_make_of_sixteen_devices_has_a_readable_name(capsys):
 
 def test_make_finds_the_address_of_this_server(monkeypatch):
     try:
-        own = rank_table_tools.own_address()
+        own = own_address()
     except UserError as error:
         assert "--server_ip" in str(error)
     else:
-        assert rank_table.is_local(own) and not own.startswith("127.")
+        assert is_local(own) and not own.startswith("127.")
 
 
 @pytest.mark.parametrize("words, said", [
@@ -408,9 +412,9 @@ def test_merge_joins_servers_in_order_and_renumbers_the_ranks(capsys):
     second["server_count"] = "1"
     for rank, one in enumerate(second["server_list"][0]["device"]):
         one["rank_id"] = str(1 - rank)  # its own order is kept
-    assert rank_table_tools.main(["merge", str(write(second, Path("b.json"))), str(write(first, Path("a.json")))]) == 0
+    assert main(["merge", str(write(second, Path("b.json"))), str(write(first, Path("a.json")))]) == 0
     assert capsys.readouterr().out == "hccl_2s_4p.json\n"
-    merged = rank_table.read("hccl_2s_4p.json")
+    merged = read_of_table("hccl_2s_4p.json")
     assert [server.id for server in merged.servers] == [TWO, ONE]
     assert [[(one.rank, one.id) for one in server.devices] for server in merged.servers] == [[(0, 1), (1, 0)],
                                                                                              [(2, 0), (3, 1)]]
@@ -421,8 +425,8 @@ def test_merge_joins_super_pods():
     documents = [with_pods([1, 2]), json.loads(json.dumps(with_pods([1, 2])).replace("10.9.8.", "10.9.7.").replace(
         "192.168.", "192.169."))]
     files = [str(write(document, Path(f"{number}.json"))) for number, document in enumerate(documents)]
-    assert rank_table_tools.main(["merge", *files, "--out", "m.json"]) == 0
-    pods = rank_table.read("m.json").document["super_pod_list"]
+    assert main(["merge", *files, "--out", "m.json"]) == 0
+    pods = read_of_table("m.json").document["super_pod_list"]
     assert [len(pod["server_list"]) for pod in pods] == [4]
 
 
@@ -433,6 +437,6 @@ def test_merge_joins_super_pods():
     ([table(1), json.loads(json.dumps(device(0, 0, "device_ip", servers=(1,))).replace(ONE, TWO))], "no device_ip")])
 def test_merge_refuses_what_does_not_fit(documents, said, capsys):
     files = [str(write(document, Path(f"{number}.json"))) for number, document in enumerate(documents)]
-    assert rank_table_tools.main(["merge", *files, "--out", "m.json"]) == 2
+    assert main(["merge", *files, "--out", "m.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1 and not Path("m.json").exists()

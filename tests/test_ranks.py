@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.digits import load_digits
+from common.dataset.batches.digits import load_digits
 from entry import ROOT, environment
 
 WORKER = ROOT / "tests" / "rank_worker.py"

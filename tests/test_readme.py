@@ -22,10 +22,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from common import config as config_module
-from common.digits import write_digits
+from common.config.load.load import from_mapping, load, network_arguments
+from common.dataset.batches.digits import write_digits
 from common.errors import UserError
-from common.options import FIELDS, NAMES
+from common.config.load.options import FIELDS, NAMES
 from entry import ROOT, environment, run
 from scripts.readme_tables import TABLE, fill, readme_files, table
 from test_rank_table import table as rank_table, write as write_rank_table
@@ -209,7 +209,7 @@ def test_the_values_of_a_command_are_accepted(command, tmp_path):
             arguments += [f"--{name}", str(tmp_path / "folder")]
     model = command.script.parts[0]
     spec = importlib.import_module(f"{model}.src.spec").SPEC
-    config = config_module.load(arguments, task=task_of(command.script), spec=spec, model_dir=ROOT / model,
+    config = load(arguments, task=task_of(command.script), spec=spec, model_dir=ROOT / model,
                                 trained_with=lambda path: None)
     assert {NAMES[flag] for flag in flags(arguments) if flag in NAMES} <= config.given
 
@@ -265,7 +265,7 @@ def test_options_in_the_text_exist(file):
             loose |= set(flags(words))
     if loose - known:
         known |= options_of(msrun()) | options_of(sys.executable, "gmlp/pth2ckpt.py")
-        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table", name)
+        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table.table", name)
                                      for name in ("make", "check", "plan")))
     assert loose <= known
 
@@ -391,7 +391,7 @@ def test_the_table_of_models_has_the_networks_numbers(row):
     folder, config = row
     values = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
     spec = importlib.import_module(f"{folder}.src.spec").SPEC
-    settings = config_module.network_arguments(config_module.from_mapping(values, config))
+    settings = network_arguments(from_mapping(values, config))
     network = spec.build(values.get("model") or values["backbone"], num_classes=1000, **settings)
     assert sum(math.prod(p.shape) for p in network.trainable_params()) == models_table()[row]
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from common import checkpoint
+from common.checkpoint.file.file import load
 from entry import ROOT, environment, run, sentence, write_yaml
 
 # Everything that is random, and everything that has a state.
@@ -19,7 +19,7 @@ FULL = {"epochs": 4, "drop_path_rate": 0.3, "mixup": 0.8, "cutmix": 1.0, "label_
 
 
 def tensors_of(path):
-    return checkpoint.load(path)[0]
+    return load(path)[0]
 
 
 def history(folder):

@@ -14,8 +14,9 @@ from typing import Callable
 
 import pytest
 
-from common import launch, launch_job
-from common.config import load
+from common.launch.__main__ import last_lines
+from common.launch.job import Request, models, understand
+from common.config.load.load import load
 from common.errors import UserError
 from entry import ROOT, write_yaml
 from gmlp.src.spec import SPEC
@@ -504,18 +505,18 @@ def test_python_is_the_first_with_mindspore(tree):
 def test_last_lines_show_the_last_state_of_a_progress_bar(tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"begin\n 1%\r 50%\r100%\nend \xff\n\n")
-    assert launch.last_lines(log) == "begin\n100%\nend \ufffd"
-    assert launch.last_lines(log, 1) == "end \ufffd" and "no log" in launch.last_lines(tmp_path / "none")
+    assert last_lines(log) == "begin\n100%\nend \ufffd"
+    assert last_lines(log, 1) == "end \ufffd" and "no log" in last_lines(tmp_path / "none")
 
 
 def test_the_models_are_those_with_an_entry_point():
-    assert set(launch_job.models()) == set(MODELS)
+    assert set(models()) == set(MODELS)
 
 
 def test_a_wait_that_is_no_number_is_refused(tmp_path):
     file = write(table(1), tmp_path / "t.json")
     with pytest.raises(UserError, match="RANK_TABLE_WAIT"):
-        launch_job.understand(launch_job.Request("distribute", "ascend", "train"), [str(file), "gmlp_Ti.yaml"],
+        understand(Request("distribute", "ascend", "train"), [str(file), "gmlp_Ti.yaml"],
                               sys.executable, tmp_path, {"RANK_TABLE_WAIT": "soon"})
 
 

@@ -15,9 +15,8 @@ from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers import TanhGELU
-from soft.src.softmax_free_transformer import (Dropout, GaussianKernels, NewtonInverse, NormalisedInverse,
-                                               SoftmaxFreeAttention)
+from common.layers.cells.cells import TanhGELU
+from soft.src.softmax_free_transformer import Dropout, GaussianKernels, NewtonInverse, NormalisedInverse, SoftmaxFreeAttention
 from soft.src.spec import SIZES, SPEC, architecture
 
 TOLERANCES = Tolerances(loss_train=1e-4, norms_eval=(1e-3, 1e-5), norms_train=(5e-3, 1e-5))
@@ -280,7 +279,7 @@ def test_variants_are_known_without_mindspore():
 @pytest.mark.parametrize("level", ["O2", "O3"])
 def test_newton_gets_and_computes_float32_at_half_precision(mode, level, variant):
     """At the ill-conditioned kernel half precision would be off by the size of the result."""
-    from common.layers import apply_precision
+    from common.layers.cells.cells import apply_precision
 
     network = apply_precision(small(variant), level)
     inverse = network.block1[0].attn.inverse
@@ -295,7 +294,7 @@ def test_newton_gets_and_computes_float32_at_half_precision(mode, level, variant
 
 @pytest.mark.parametrize("mode, level", [("graph", "O2"), ("pynative", "O3")], indirect=["mode"])
 def test_half_precision_network_stays_near_the_float32_one(mode, level):
-    from common.layers import apply_precision
+    from common.layers.cells.cells import apply_precision
 
     images = Tensor(np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32))
     network = small(newton_iterations=6).set_train(False)
@@ -324,7 +323,7 @@ class Gradient(nn.Cell):
 
 @pytest.mark.parametrize("mode, level", [("graph", "O3"), ("pynative", "O2")], indirect=["mode"])
 def test_half_precision_training_has_finite_float32_gradients(mode, level):
-    from common.layers import apply_precision
+    from common.layers.cells.cells import apply_precision
 
     network = apply_precision(small(drop_path_rate=0.2, newton_iterations=6), level).set_train()
     gradients = Gradient(network)(Tensor(np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)))

@@ -7,8 +7,8 @@ import pytest
 from entry import ROOT, check_old_zoo_lines, run, sentence
 from PIL import Image
 
-from common.config import from_mapping, read_yaml
-from common.tensor_files import read_tensors, write_safetensors
+from common.config.load.load import from_mapping, read_yaml
+from common.checkpoint.file.foreign import read_tensors, write_safetensors
 from soft.src.spec import SPEC
 
 SIZES = {"dims": (8, 16, 16, 16), "num_heads": (1, 2, 2, 2), "depths": (1, 1, 1, 1)}
@@ -141,10 +141,10 @@ def test_authors_weights_come_in_with_their_depths_and_go_back_bit_for_bit(tmp_p
 
 
 def test_a_checkpoint_without_description_tells_its_depths_by_its_tensors(tmp_path):
-    from common import checkpoint
+    pass
 
     network = SPEC.build("soft_tiny", num_classes=10, image_size=32, **(SIZES | {"depths": (2, 1, 1, 1)}))
-    path = checkpoint.save(tmp_path / "bare.ckpt", checkpoint.weights_of(network), {})
+    path = save(tmp_path / "bare.ckpt", weights_of(network), {})
     found = run("soft/eval.py", "--ckpt_path", path, "--dataset", "digits", "--image_size", "32", "--batch_size", "120")
     assert found.returncode == 0 and "accuracy=" in found.stdout, found.stderr
     message = sentence(run("soft/eval.py", "--config_path", "config/SOFT_digits.yml", *SHORT, "--ckpt_path", path))
@@ -167,10 +167,10 @@ def test_a_mistake_is_one_sentence(tmp_path, flags, words):
 
 @pytest.mark.parametrize("entry", ["train", "eval"])
 def test_a_normalised_checkpoint_in_a_plain_network_is_named(tmp_path, entry):
-    from common import checkpoint
+    from common.checkpoint.file.file import save, weights_of
 
     network = SPEC.build("soft_norm_tiny", num_classes=10, image_size=32, **SIZES)
-    path = checkpoint.save(tmp_path / "norm.ckpt", checkpoint.weights_of(network),
+    path = save(tmp_path / "norm.ckpt", weights_of(network),
                            {"family": "soft", "model": "soft_norm_tiny"})
     message = sentence(run(f"soft/{entry}.py", "--config_path", "config/SOFT_digits.yml", *SHORT, "--ckpt_path", path,
                            "--ckpt_save_dir", tmp_path / "run"))

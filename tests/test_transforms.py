@@ -6,9 +6,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from common.errors import UserError
-from common.options import Config
-from common.transforms import (ColorJitter, Normalize, RandomErasing, crop_box, eval_transform, shift_hue,
-                               single_draw_box, statistics, train_transform)
+from common.config.load.options import Config
+from common.augment.pipeline import ColorJitter, Normalize, RandomErasing, crop_box, eval_transform, shift_hue, single_draw_box, statistics, train_transform
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import nn
 
 from common.errors import UserError
-from common.layers import GELU, DropPath, LayerNorm, initialise, truncated_normal
+from common.layers.cells.cells import DropPath, GELU, LayerNorm, initialise, truncated_normal
 
 NORM_EPS = 1e-5  # of every LayerNorm and BatchNorm
 
@@ -235,7 +235,7 @@ def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, f
     if it were dense, as in PyTorch), PyTorch's uniform one for their biases, and 0.02 for linear layers.
 
     Args:
-        name, shape, rng: see ``common.layers.initialise``.
+        name, shape, rng: see ``common.layers.cells.initialise``.
         fan_in: name of a convolution's bias -> inputs per output.
     """
     if len(shape) == 4:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers import GELU, DropPath, LayerNorm, PatchEmbed, initialise, lecun_normal, xavier_uniform
+from common.layers.cells.cells import DropPath, GELU, LayerNorm, PatchEmbed, initialise, lecun_normal, xavier_uniform
 
 
 class PositionMixing(nn.Dense):

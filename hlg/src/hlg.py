@@ -13,9 +13,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers import DropPath, LayerNorm, TanhGELU, initialise, pair
-from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value,
-                           smoothing, ungroup)
+from common.layers.cells.cells import DropPath, LayerNorm, TanhGELU, initialise, pair
+from hlg.src.cells import Heads, SIDE, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value, smoothing, ungroup
 
 STEM_DIM = 32
 

@@ -7,7 +7,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from common.errors import UserError, nearest
-from common.spec import OLD_ZOO_STYLE, ModelSpec
+from common.spec import ModelSpec, OLD_ZOO_STYLE
 
 ZOO, OFFICIAL = "zoo", "official"
 

@@ -4,15 +4,16 @@ from typing import Sequence
 import mindspore as ms
 from mindspore import nn, ops
 
-from common import checkpoint
-from common.config import Config, network_arguments
+from common.checkpoint.file.file import load, load_into, network_tensors
+from common.config.load.load import network_arguments
+from common.config.load.options import Config
 from common.errors import UserError
-from common.export_cells import Contents, Normalise
-from common.layers import apply_precision
-from common.runner import load_network
+from common.export.write.contents import Contents, Normalise
+from common.layers.cells.cells import apply_precision
+from common.tasks.train import load_network
 from common.spec import ModelSpec
-from common.transforms import statistics
-from mae.src.mae_vit import VARIANCE_EPS, MaskedAutoencoder, shuffled
+from common.augment.pipeline import statistics
+from mae.src.mae_vit import MaskedAutoencoder, VARIANCE_EPS, shuffled
 from mae.src.spec import AUTOENCODERS
 
 _ENCODER_KEYS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
@@ -54,11 +55,11 @@ def encoder(config: Config, spec: ModelSpec) -> nn.Cell:
     """
     if not config.ckpt_path:
         raise UserError("ckpt_path: name the checkpoint to use (--ckpt_path FILE.ckpt).")
-    tensors, meta = checkpoint.load(config.ckpt_path)
+    tensors, meta = load(config.ckpt_path)
     if meta.get("family", spec.name) != spec.name:
         raise UserError(f"the checkpoint holds {meta.get('model')} (a {meta['family']} model), which has no encoder of "
                         f"{spec.name}; give another checkpoint.")
-    weights = checkpoint.network_tensors(tensors, ema=meta.get("config", {}).get("ema", config.ema))
+    weights = network_tensors(tensors, ema=meta.get("config", {}).get("ema", config.ema))
     chosen = {key: value for key, value in network_arguments(config).items() if key in _ENCODER_KEYS}
     pooled = config.global_pool if config.global_pool is not None else "fc_norm.gamma" in weights
     network = spec.build(config.model.removeprefix("mae_"), num_classes=0, image_size=config.image_size,
@@ -67,7 +68,7 @@ def encoder(config: Config, spec: ModelSpec) -> nn.Cell:
     if new:
         raise UserError(f"global_pool: {str(pooled).lower()} needs {', '.join(new)}, which {config.ckpt_path} does not "
                         "hold; leave the key out.")
-    checkpoint.load_into(network, fitted, config.ckpt_path)
+    load_into(network, fitted, config.ckpt_path)
     return apply_precision(network, config.amp_level).set_train(False)
 
 

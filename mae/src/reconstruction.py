@@ -7,17 +7,17 @@ import mindspore as ms
 import numpy as np
 from PIL import Image
 
-from common.config import Config
-from common.context import start
+from common.config.load.options import Config
+from common.context.device.device import start
 from common.errors import UserError
 from common.logger import get_logger, set_up
-from common.plot import image_sheet
+from common.pictures.sheet.curves import image_sheet
 from common.predict import expand_images
-from common.runner import load_network
-from common.samples import Samples, load_image
+from common.tasks.train import load_network
+from common.dataset.batches.samples import Samples, load_image
 from common.spec import ModelSpec
-from common.transforms import eval_transform, statistics
-from mae.src.mae_vit import VARIANCE_EPS, MaskedAutoencoder
+from common.augment.pipeline import eval_transform, statistics
+from mae.src.mae_vit import MaskedAutoencoder, VARIANCE_EPS
 
 SAMPLES = 6  # images of the picture that a training draws
 BATCH = 8  # images per call of the network

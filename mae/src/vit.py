@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers import GELU, DropPath, Float32Cell, LayerNorm, PatchEmbed, initialise, truncated_normal
+from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, PatchEmbed, initialise, truncated_normal
 
 NORM_EPS = 1e-6
 PROBE_MOMENTUM = 0.1  # share of a batch in the running statistics

@@ -6,15 +6,15 @@ import mindspore as ms
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.config import Config
-from common.context import start
+from common.config.load.options import Config
+from common.context.device.device import start
 from common.errors import UserError
 from common.logger import get_logger, set_up
-from common.plot import image_sheet
+from common.pictures.sheet.curves import image_sheet
 from common.predict import expand_images
-from common.runner import load_network
+from common.tasks.train import load_network
 from common.spec import ModelSpec
-from common.transforms import eval_transform, statistics
+from common.augment.pipeline import eval_transform, statistics
 from soft.src.softmax_free_vision_transformer import SOFT
 
 OUT = "soft_attention.png"

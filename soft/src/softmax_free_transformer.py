@@ -10,7 +10,7 @@ stand between them (Nystroem's method), so that time and memory grow linearly wi
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.layers import GELU, DropPath, Float32Cell, LayerNorm, TanhGELU
+from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, TanhGELU
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
 RIDGE = 0.01              # added to the diagonal of the landmark kernel before it is inverted

@@ -7,7 +7,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from common.errors import UserError, nearest
-from common.spec import OLD_ZOO_STYLE, ModelSpec
+from common.spec import ModelSpec, OLD_ZOO_STYLE
 
 # name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has
 # 20 blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.

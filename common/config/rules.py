@@ -1,0 +1,92 @@
+"""Rules of the configuration that concern several keys at once, and the paths that must exist before a run starts."""
+import re
+from pathlib import Path
+
+from common.dataset.batches.cifar import LAYOUTS
+from common.config.load.values import describe_kind, within_limits
+from common.errors import UserError
+from common.config.load.options import Config, FIELDS
+
+TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
+
+
+def check(config: Config) -> None:
+    """Hold the limits of single values and the rules between them.
+
+    Raises:
+        UserError: naming the keys, their values and what is allowed.
+    """
+    for name, field in FIELDS.items():
+        if not within_limits(field, getattr(config, name)):
+            raise UserError(f"{name}: {getattr(config, name)!r} is not {describe_kind(field)}.")
+    if config.batch_size == "dynamic" and config.task != "export":
+        raise UserError("batch_size: 'dynamic' is for exported files; give a whole number >= 1.")
+    _check_schedule(config)
+    for name in ("scale", "ratio"):
+        pair = getattr(config, name)
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise UserError(f"{name}: {list(pair)} is not a pair, the smaller number first, such as [0.08, 1.0].")
+    if config.dims and config.depths and len(config.dims) != len(config.depths):
+        raise UserError(f"dims: {list(config.dims)} and depths: {list(config.depths)} name different numbers of "
+                        "stages; give as many of one as of the other.")
+    if config.eval_offset >= config.eval_interval:
+        raise UserError(f"eval_offset: {config.eval_offset} never comes up with eval_interval: "
+                        f"{config.eval_interval}; it must be below it, or -1 for the last epoch's place.")
+
+
+def _check_schedule(config: Config) -> None:
+    """A training that is shorter than its schedule would end in the middle of it, with a high learning rate."""
+    if config.warmup_epochs > config.epochs:
+        raise UserError(f"warmup_epochs: {config.warmup_epochs} is more than epochs: {config.epochs}; the warm-up must "
+                        "end within the training.")
+    overlaps = config.decay_epochs and not config.warmup_prefix  # then the decay counts from step 0
+    parts = {name: getattr(config, name) for name in ("warmup_epochs", "decay_epochs", "cooldown_epochs")
+             if getattr(config, name) and not (name == "warmup_epochs" and overlaps)}
+    total = sum(parts.values())
+    if total > config.epochs:
+        raise UserError(f"{' + '.join(f'{name}: {value}' for name, value in parts.items())} is {total:g}, more than "
+                        f"epochs: {config.epochs}; lower them, or give decay_epochs: none to decay until the end.")
+    if config.base_lr is None and config.min_lr > config.lr:
+        raise UserError(f"min_lr: {config.min_lr:g} is more than lr: {config.lr:g}; the learning rate must not end "
+                        "above its peak.")
+
+
+def check_paths(config: Config, task: str) -> None:
+    """Hold that the paths which ``task`` reads exist, as far as that can be known before anything heavy starts.
+
+    Raises:
+        UserError: naming the key, the path and what should be there.
+    """
+    if task in TRAINING_TASKS + ("eval",) and not config.enable_modelarts and config.dataset != "digits":
+        _check_data(config, task)
+    if config.enable_modelarts:
+        return  # the weights too are fetched later
+    if task == "eval" and not config.ckpt_path:
+        raise UserError("ckpt_path: empty, but an evaluation needs weights; give --ckpt_path (also --pretrained) the "
+                        "path of a checkpoint.")
+    _check_exists("ckpt_path", config.ckpt_path, "a checkpoint")
+    if task in TRAINING_TASKS:
+        _check_exists("resume", config.resume, "a checkpoint")
+
+
+def _check_data(config: Config, task: str) -> None:
+    is_list = config.eval_dir.lower().endswith(".json")  # its images, and perhaps the list itself, are in data_dir
+    if task == "eval" and config.eval_dir and not is_list and config.dataset not in LAYOUTS:
+        _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
+        return
+    if not config.data_dir:
+        raise UserError(f"data_dir: empty, but dataset: {config.dataset} has to be read from somewhere; give "
+                        "--data_dir (also --dataset_path) the folder of the data set.")
+    if not config.download and config.dataset not in LAYOUTS:  # CIFAR's archive may lie beside the folder: see its reader
+        _check_exists("data_dir", config.data_dir, "the folder of the data set")
+        if task in ("train", "finetune", "linprobe") and config.val_while_train and not is_list:
+            _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
+
+
+def _check_exists(name: str, path: str, what: str) -> None:
+    if not path or Path(path).exists():
+        return
+    unset = re.search(r"\$\{?(\w+)", path)
+    reason = (f"the environment variable {unset.group(1)} is not set" if unset
+              else f"there is no such file or folder (working directory {Path.cwd()})")
+    raise UserError(f"{name}: {path!r} should be {what}, but {reason}.")

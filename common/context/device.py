@@ -1,0 +1,139 @@
+"""Where a process runs: device, mode, rank. Imports MindSpore inside its functions, after the environment is set."""
+import os
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import numpy as np
+
+from common.context.device.msrun import check
+from common.errors import UserError
+from common.spec import ModelSpec
+
+DEVICES = ("Ascend", "GPU", "CPU")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The place of this process among the processes of a job.
+
+    Attributes:
+        device: Ascend, GPU or CPU.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+    """
+
+    device: str = "CPU"
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and logs that people read."""
+        return self.rank == 0
+
+    def sum(self, counts: np.ndarray) -> np.ndarray:
+        """Add up float64 values over all ranks; every rank gets the same result.
+
+        Each value travels as three float32 parts whose sum it is (24 bits each), gathered and added in rank order, so
+        that the sum is as exact as one made by a single process.
+        """
+        counts = np.asarray(counts, np.float64)
+        if self.world_size == 1:
+            return counts
+        from mindspore import Tensor, ops
+
+        parts, rest = [], counts
+        for _ in range(3):
+            parts.append(rest.astype(np.float32))
+            rest = rest - parts[-1].astype(np.float64)
+        gathered = ops.AllGather()(Tensor(np.stack(parts).reshape(1, -1))).asnumpy().astype(np.float64)
+        return gathered.sum(axis=0).reshape((3,) + counts.shape).sum(axis=0)
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.sum(np.zeros(1))
+
+
+def prepare_environment(spec: ModelSpec) -> None:
+    """Set the environment variables that MindSpore and its libraries read; what the user has set is kept.
+
+    MindSpore's own are read when it is imported, that of its oneDNN at the first operation. Its CPU convolutions with
+    kernels over 1 x 1 fall into a scalar reference kernel on machines with AVX-512 (measured: a ConvMLP-S trains 24
+    times slower and predicts 44 times slower); limited to AVX2, which changes nothing elsewhere, the library picks a
+    matrix product. Networks without such convolutions keep AVX-512, with which their matrix products can be faster.
+    """
+    os.environ.setdefault("GLOG_v", "3")
+    if spec.uses_convolutions:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def start(config: Any) -> Runtime:
+    """Select device and mode, seed the framework, and join the other processes if this is one of several.
+
+    Raises:
+        UserError: if the device is not there, or the job was not started by a launcher although ``distribute`` is on.
+    """
+    import mindspore as ms
+
+    device = _choose_device(config.device_target)
+    device_id = device_number(config, os.environ)
+    try:
+        ms.set_device(device, device_id) if device != "CPU" and device_id is not None else ms.set_device(device)
+    except (RuntimeError, ValueError) as error:
+        # nothing can be set once something was computed, as in a notebook; if that was on the CPU, it is what is wanted
+        if device != "CPU" or ms.get_current_device()[0] != device:
+            raise UserError(f"device_target: {device} with device_id {device_id} cannot be used: "
+                            f"{str(error).splitlines()[0]}") from error
+    ms.set_context(mode=ms.GRAPH_MODE if config.mode == "graph" else ms.PYNATIVE_MODE)
+    if config.max_call_depth:
+        ms.set_recursion_limit(config.max_call_depth)
+    if config.num_threads and device == "CPU":
+        ms.device_context.cpu.op_tuning.threads_num(config.num_threads)
+    if config.save_graphs:
+        os.environ["MS_DEV_SAVE_GRAPHS"] = "1"
+        os.environ["MS_DEV_SAVE_GRAPHS_PATH"] = os.path.join(config.ckpt_save_dir, "graphs")
+    rank, world_size = _join() if config.distribute else (0, 1)
+    ms.set_seed(config.seed)
+    return Runtime(device, rank, world_size)
+
+
+def device_number(config: Any, environment: Mapping[str, str]) -> int | None:
+    """Return the index of this process's device; ``None``: the framework's choice.
+
+    Of several processes each takes the device that its launcher gave it: one number in the file that they share, as the
+    old zoo's ``device_id: 0``, would put all of them on the same device.
+    """
+    launched = next((int(text) for name in ("DEVICE_ID", "ASCEND_DEVICE_ID")
+                     if (text := environment.get(name, "")).isdigit()), None)
+    return launched if config.device_id is None or (config.distribute and launched is not None) else config.device_id
+
+
+def _choose_device(wanted: str) -> str:
+    """Return the device of ``device_target``; ``auto`` prefers Ascend, then GPU, then CPU."""
+    from mindspore import device_context
+
+    there = {"Ascend": device_context.ascend.is_available(), "GPU": device_context.gpu.is_available(), "CPU": True}
+    if wanted == "auto":
+        return next(device for device in DEVICES if there[device])
+    if not there[wanted]:
+        available = ", ".join(device for device in DEVICES if there[device])
+        raise UserError(f"device_target: {wanted} is not available here; this machine and this MindSpore offer "
+                        f"{available} (or 'auto').")
+    return wanted
+
+
+def _join() -> tuple[int, int]:
+    """Join the collective group; the launcher has described it in the environment."""
+    launched = os.environ.get("MS_ROLE") or os.environ.get("RANK_TABLE_FILE") or os.environ.get(
+        "MINDSPORE_HCCL_CONFIG_PATH") or os.environ.get("OMPI_COMM_WORLD_SIZE")
+    if not launched:
+        raise UserError("distribute: true, but this process was not started by a launcher (msrun, mpirun, or a script "
+                        "with a rank table); start it with one, or add --distribute False to use a single device.")
+    from mindspore.communication import get_group_size, get_rank, init
+
+    check(os.environ)
+    try:
+        init()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"distribute: the processes cannot be joined: {str(error).splitlines()[0]}") from error
+    return get_rank(), get_group_size()

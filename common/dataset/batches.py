@@ -1,0 +1,267 @@
+"""Batches for training and evaluation: which images, in which order, changed how, is a function of the seed alone.
+
+The unit is the batch. A source computes batch k of a run as a whole (order, decoding, augmentation, mixing), with numpy
+generators that are seeded by (seed, epoch, image or position); the framework only asks for the numbers k in turn and
+carries the results. So the number of workers, threads or processes, the number of ranks and an interruption between two
+epochs change nothing in what a training sees.
+"""
+import dataclasses
+import functools
+import gc
+import logging
+import os
+import shutil
+import sys
+from typing import Iterator
+
+import cv2
+import mindspore.dataset as ds
+import numpy as np
+
+from common.errors import UserError
+from common.augment.mixup import Mixer, smooth_one_hot
+from common.config.load.options import Config
+from common.dataset.batches.samples import Samples, steps_per_epoch
+from common.augment.pipeline import eval_transform, train_transform
+
+# independent streams of random numbers
+_ORDER, _IMAGE, _MIX, _NOISE = range(4)
+_PREFETCH = 4  # batches that wait between two stages of the framework's pipeline; its 16 would be gigabytes
+_SMALL_IMAGE = 64  # pixels; images in memory, of at most this side, are made faster than a process could hand them over
+_SHARED_MEMORY = "/dev/shm"
+_JSD_GROUPS = 3  # parts of a batch that common.loss.JensenShannon compares: clean images and two augmented copies
+
+logger = logging.getLogger(__name__)
+
+# A worker process inherits the parent's objects. If its garbage collector met one of the framework's iterators among
+# them, the iterator would stop threads that this process does not have, and abort. Frozen objects are never collected.
+os.register_at_fork(after_in_child=gc.freeze)
+
+
+def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
+    """Return the generator of one place in a run; equal arguments give equal numbers, others unrelated ones."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, *place)))
+
+
+def soft_targets(config: Config) -> bool:
+    """Whether the loss of this configuration reads a row of probabilities per image instead of a class number."""
+    return bool(config.mixup or config.cutmix) or config.loss in ("BCE", "ce_smooth_mixup", "soft_ce")
+
+
+def mixer(config: Config) -> Mixer:
+    """Return what makes soft targets, mixed or not.
+
+    It smooths the targets itself where the loss takes them as they are; ``ce_smooth_mixup`` and ``BCE`` smooth inside.
+    """
+    smoothing = 0.0 if config.loss in ("ce_smooth_mixup", "BCE") else config.smoothing
+    return Mixer(config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob, config.num_classes,
+                 smoothing)
+
+
+class TrainBatches:
+    """The batches of one rank, by number: batch k is number k % len of epoch k // len.
+
+    Rank r takes rows r*B..(r+1)*B of every global batch, which so is the same for any number of ranks. For the
+    Jensen-Shannon loss a batch has 3 * B rows: the images without colour changes, then two augmented copies of them.
+
+    Args:
+        config: the configuration.
+        samples: the training images.
+        rank: of this process.
+        world_size: number of ranks.
+        noise_length: for a masked autoencoder the number L of patches: its batches are (image, noise) with noise
+            float32 (B, L) uniform in [0, 1); 0: (image, label).
+    """
+
+    def __init__(self, config: Config, samples: Samples, rank: int, world_size: int, noise_length: int = 0):
+        self.config, self.samples, self.rank, self.noise_length = config, samples, rank, noise_length
+        self.global_batch = config.batch_size * world_size
+        self.length = steps_per_epoch(config, len(samples), world_size) * config.accumulation_steps
+        self.transforms = [train_transform(config)]
+        if config.loss == "jsd" and not noise_length:
+            if config.mixup or config.cutmix:
+                raise UserError("loss: jsd compares copies of one image and takes no mixed ones; set mixup: 0 and "
+                                "cutmix: 0.")
+            clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0))
+            self.transforms = [clean] + self.transforms * (_JSD_GROUPS - 1)
+        side = config.image_size
+        self.shape = (len(self.transforms) * config.batch_size, config.in_channels, side, side)
+        self.mixer = mixer(config) if soft_targets(config) and not noise_length else None
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the images of an epoch in the order in which they are seen, int64 (n,)."""
+        known, order = self._order  # one read: several threads may share this object
+        if known != epoch:
+            count = len(self.samples)
+            shuffle = self.config.shuffle
+            order = generator(self.config.seed, _ORDER, epoch).permutation(count) if shuffle else np.arange(count)
+            self._order = (epoch, order)
+        return order
+
+    def indices(self, epoch: int, position: int) -> np.ndarray:
+        """Return the images of this rank's batch at a position of an epoch, int64 (B,)."""
+        first = position * self.global_batch + self.rank * self.config.batch_size
+        order = self.order(epoch)
+        return order[np.arange(first, first + self.config.batch_size) % len(order)]
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image float32 (B, C, H, W), and label int32 (B,), soft float32 (B, K), or noise float32 (B, L)."""
+        config = self.config
+        epoch, position = divmod(int(number), self.length)
+        images, count = np.empty(self.shape, np.float32), config.batch_size
+        labels = np.empty(count, np.int32)
+        noise = np.empty((count, self.noise_length), np.float32)
+        for row, index in enumerate(self.indices(epoch, position).tolist()):
+            picture, labels[row] = self._read(index)
+            for copy, transform in enumerate(self.transforms):
+                images[copy * count + row] = transform(picture, generator(config.seed, _IMAGE, epoch, index, copy))
+            if self.noise_length:
+                noise[row] = generator(config.seed, _NOISE, epoch, index).random(self.noise_length, np.float32)
+        labels = np.tile(labels, len(self.transforms))
+        if self.noise_length:
+            return images, noise
+        if self.mixer is None:
+            return images, labels
+        if 0 < config.mixup_off_epoch <= epoch:
+            return images, smooth_one_hot(labels, config.num_classes, self.mixer.smoothing)
+        return self.mixer(images, labels, generator(config.seed, _MIX, epoch, position, self.rank))
+
+    def _read(self, index: int):
+        """Return image and label; where ``on_error`` is skip, a broken image is replaced by the next good one."""
+        count = len(self.samples)
+        for candidate in range(index, index + count):
+            try:
+                return self.samples.load(candidate % count), self.samples.labels[candidate % count]
+            except UserError:
+                if self.config.on_error != "skip":
+                    raise
+                self.samples.note_error(candidate % count)
+        raise UserError(f"none of the {count} training images of {self.samples.name} can be read.")
+
+
+class EvalBatches:
+    """The evaluation batches of one rank, in order; every rank has as many, filled up with zeros and label -1.
+
+    With ``on_error: skip`` an image that cannot be read is such a zero image: it is counted as unread, not as wrong.
+    """
+
+    def __init__(self, config: Config, samples: Samples, rank: int, world_size: int):
+        self.samples, self.skip = samples, config.on_error == "skip"
+        self.batch = config.eval_batch_size or config.batch_size
+        self.first, self.stride = rank * self.batch, self.batch * world_size
+        self.length = -(-len(samples) // self.stride)
+        self.transform = eval_transform(config)
+        side = config.eval_image_size or config.image_size
+        self.shape = (self.batch, config.in_channels, side, side)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image float32 (B, C, H, W) and label int32 (B,)."""
+        images, labels = np.zeros(self.shape, np.float32), np.full(self.batch, -1, np.int32)
+        start = self.first + int(number) % self.length * self.stride
+        for row, index in enumerate(range(start, min(start + self.batch, len(self.samples)))):
+            try:
+                images[row] = self.transform(self.samples.load(index))
+                labels[row] = self.samples.labels[index]
+            except UserError:
+                if not self.skip:
+                    raise
+                self.samples.note_error(index)
+        return images, labels
+
+
+class _Numbers(ds.Sampler):
+    """The numbers of the batches, epoch after epoch: the framework begins a new iteration with every epoch.
+
+    Every iterator of a data set works on a copy, and so begins with ``start_epoch`` again.
+    """
+
+    def __init__(self, length: int, start_epoch: int):
+        self.length, self.epoch = length, start_epoch
+        super().__init__()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.length
+        self.epoch += 1
+        return iter(range(first, first + self.length))
+
+
+def train_batches(config: Config, samples: Samples, *, rank: int, world_size: int, start_epoch: int = 0,
+                  noise_length: int = 0) -> ds.GeneratorDataset:
+    """Return the training batches; each epoch of the framework is the next epoch of the run.
+
+    Args:
+        config: the configuration.
+        samples: the training images.
+        rank: of this process.
+        world_size: number of ranks.
+        start_epoch: the epoch that the first iteration gives; do not use ``set_init_step`` besides.
+        noise_length: see ``TrainBatches``.
+
+    Returns:
+        A data set with the columns image and label, or image and noise.
+
+    Raises:
+        UserError: if the images do not fill one step.
+    """
+    source = TrainBatches(config, samples, rank, world_size, noise_length)
+    workers = _workers("num_workers", config.num_workers, samples, config.image_size)
+    columns = ["image", "noise" if noise_length else "label"]
+    return _pipeline(source, columns, config, _Numbers(len(source), start_epoch), workers)
+
+
+def eval_batches(config: Config, samples: Samples, *, rank: int, world_size: int) -> ds.GeneratorDataset:
+    """Return the evaluation batches, with the columns image and label; label -1 marks what is not to be counted."""
+    source = EvalBatches(config, samples, rank, world_size)
+    key = "eval_num_workers" if config.eval_num_workers else "num_workers"
+    workers = _workers(key, getattr(config, key), samples, source.shape[-1])
+    return _pipeline(source, ["image", "label"], config, _Numbers(len(source), 0), workers)
+
+
+def _workers(key: str, asked: int, samples: Samples, side: int) -> int:
+    """Return the number of worker processes; 1 means a thread of this process."""
+    if samples.in_memory and side <= _SMALL_IMAGE:
+        return 1
+    # the framework refuses more workers than CPUs; a launcher may have bound this process to a part of them
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked > available:
+        _tell_once(f"{key}: {asked} is more than the CPUs of this process; {available} are used")
+    return min(asked, available)
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    logger.info(line)
+
+
+def _pipeline(source: TrainBatches | EvalBatches, columns: list[str], config: Config, sampler: _Numbers, workers: int,
+              processes: bool = True) -> ds.GeneratorDataset:
+    """Hand a source over to the framework."""
+    if config.on_error == "skip" and not source.samples.in_memory:
+        source.samples.count_errors()
+    ds.config.set_prefetch_size(_PREFETCH)
+    if workers > 1 and processes:
+        cv2.setNumThreads(0)  # OpenCV's own threads do not live on in a forked process, which would wait for them
+        needed = workers * 2 * _PREFETCH * 4 * int(np.prod(source.shape))  # bytes
+        if os.path.isdir(_SHARED_MEMORY) and shutil.disk_usage(_SHARED_MEMORY).free < needed:
+            _tell_once(f"{_SHARED_MEMORY} has less than the {needed >> 20} MB that {workers} workers can fill; batches "
+                       "go through pipes, which is slower (give the container more shared memory, or fewer workers)")
+            ds.config.set_enable_shared_mem(False)
+    return ds.GeneratorDataset(source, columns, sampler=sampler, num_parallel_workers=workers,
+                               python_multiprocessing=processes)
+
+
+if __name__ == "__main__":
+    from common.command import run
+    from common.pictures.sheet.commands import show_batch
+
+    sys.exit(run(show_batch, sys.argv[1:]))

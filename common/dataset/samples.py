@@ -1,0 +1,273 @@
+"""Images with labels in a fixed order, loaded one by one, and what is checked and kept of their classes.
+
+Imports no MindSpore.
+"""
+import dataclasses
+import json
+import logging
+import os
+import struct
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from common.errors import UserError
+from common.config.load.options import Config
+
+_NAMED_AT_MOST = 10  # broken images named in one log line
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+logger = logging.getLogger(__name__)
+
+
+class Samples(ABC):
+    """Images with labels, in a fixed order.
+
+    Attributes:
+        name: of the data set, for people.
+        classes: class names; a label is an index into it.
+        labels: int32 (n,).
+        in_memory: whether loading an image is only a copy.
+    """
+
+    in_memory = False
+
+    def __init__(self, name: str, classes: Sequence[str], labels: np.ndarray):
+        self.name, self.classes, self.labels = name, list(classes), np.asarray(labels, np.int32)
+        self._errors: _ErrorFile | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """Return one image, RGB.
+
+        Raises:
+            UserError: if it cannot be read, naming it.
+        """
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Return the file (and the record) of one image, for messages."""
+
+    def count_errors(self) -> None:
+        """Begin to count images that could not be read; to be called before worker processes start."""
+        self._errors = self._errors or _ErrorFile()
+
+    def note_error(self, index: int) -> None:
+        """Remember, from any process, that an image could not be read."""
+        if self._errors is not None:
+            self._errors.add(self.where(index))
+
+    def report_errors(self, log: logging.Logger) -> int:
+        """Log how many images could not be read since the last report, and their names; return the number.
+
+        The workers are a few batches ahead, so that the end of an epoch may count images of the next one.
+        """
+        names = self._errors.read() if self._errors is not None else []
+        if names:
+            shown = list(dict.fromkeys(names))
+            more = f" and {len(shown) - _NAMED_AT_MOST} more" if len(shown) > _NAMED_AT_MOST else ""
+            log.warning("on_error: skip: %d time(s) an image could not be read: %s%s", len(names),
+                        ", ".join(shown[:_NAMED_AT_MOST]), more)
+        return len(names)
+
+
+class _ErrorFile:
+    """A list of names that several processes append to: short lines, one write each, as the system keeps whole."""
+
+    def __init__(self):
+        handle, self.path = tempfile.mkstemp(prefix="unread_images_")
+        os.close(handle)
+        self.position = 0
+        weakref.finalize(self, _remove_own, self.path, os.getpid())
+
+    def add(self, name: str) -> None:
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, f"{json.dumps(name)}\n".encode())
+        finally:
+            os.close(handle)
+
+    def read(self) -> list[str]:
+        with open(self.path, "rb") as file:
+            file.seek(self.position)
+            lines = file.read()
+        self.position += len(lines)
+        return [json.loads(line) for line in lines.splitlines()]
+
+
+def _remove_own(path: str, owner: int) -> None:
+    """Remove a file in the process that made it; a forked worker ends without."""
+    if os.getpid() == owner:
+        Path(path).unlink(missing_ok=True)
+
+
+class FileSamples(Samples):
+    """Image files below one folder. Names are kept as one array of bytes: a million of them take 50 MB, not 500."""
+
+    def __init__(self, name: str, classes: Sequence[str], labels: Sequence[int], folder: Path, files: Sequence[str]):
+        super().__init__(name, classes, np.asarray(labels, np.int32))
+        self.folder = os.fspath(folder)
+        self.files = np.array([os.fsencode(file) for file in files])
+
+    def where(self, index: int) -> str:
+        return os.path.join(self.folder, os.fsdecode(self.files[index]))
+
+    def load(self, index: int) -> Image.Image:
+        return load_image(self.where(index))
+
+
+class ArraySamples(Samples):
+    """Images that are in memory: uint8 (n, H, W, 3)."""
+
+    in_memory = True
+
+    def __init__(self, name: str, classes: Sequence[str], labels: np.ndarray, images: np.ndarray,
+                 sources: Sequence[tuple[str, int]]):
+        super().__init__(name, classes, labels)
+        self.images, self.sources = images, list(sources)
+
+    def load(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def where(self, index: int) -> str:
+        for file, count in self.sources:
+            if index < count:
+                return f"{file} record {index}"
+            index -= count
+        raise IndexError(index)
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """Return an image file as ``to_rgb`` makes it.
+
+    Raises:
+        UserError: if it is no image, or broken.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except _DECODING_ERRORS as error:
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {os.fspath(path)!r}", "") or "broken"
+        raise UserError(f"{path} is no image that can be read ({reason}); remove it, or set on_error: "
+                        "skip.".replace("\n", " ")) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, upright: turned as the camera noted it in its EXIF data.
+
+    Grey and palette images are converted as PIL does, transparency is dropped. The 65,536 levels of 16-bit grey are
+    brought to 256; PIL alone would turn all above 255 into white.
+    """
+    image.load()
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how the camera was held: 1 is upright, which is also taken where the EXIF data cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODING_ERRORS:
+        return 1
+
+
+def check_classes(samples: Samples, config: Config) -> None:
+    """Hold that the number of classes which the user gave is that of the data.
+
+    Raises:
+        UserError: with both numbers and the remedy.
+    """
+    found, asked = len(samples.classes), config.num_classes
+    if "num_classes" not in config.given or asked == found:
+        return
+    if (asked, found) == (1001, 1000):
+        logger.warning("num_classes is 1001 and the data has 1000 classes: the networks of the old zoo have one more "
+                       "output, for the background, which stays unused here (the last one)")
+        return
+    raise UserError(f"num_classes: {asked}, but {samples.name} has {found} classes ({', '.join(samples.classes[:3])}"
+                    f"{' ...' if found > 3 else ''}); set num_classes: {found}, or leave it out.")
+
+
+def check_same_classes(train: Samples, evaluation: Samples) -> None:
+    """Hold that both splits have the same classes in the same order.
+
+    Raises:
+        UserError: naming the first classes that only one of them has.
+    """
+    if train.classes == evaluation.classes:
+        return
+    missing = [name for name in train.classes if name not in set(evaluation.classes)]
+    extra = [name for name in evaluation.classes if name not in set(train.classes)]
+    parts = [f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+             for what, names in (("lacks", missing), ("has besides", extra)) if names]
+    raise UserError(f"the evaluation data has {len(evaluation.classes)} classes and the training data "
+                    f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the "
+                    "same class folders.")
+
+
+def steps_per_epoch(config: Config, n: int, world_size: int) -> int:
+    """Return the optimizer steps of one epoch over ``n`` images.
+
+    A step takes batch_size x accumulation_steps x world_size images. ``drop_remainder: false`` fills the last step with
+    the first images of the epoch, so that every image is seen and every batch has the same shape.
+
+    Raises:
+        UserError: if the images do not fill one step, and filling up is not asked for.
+    """
+    step = config.batch_size * config.accumulation_steps * world_size
+    if not config.drop_remainder:
+        return -(-n // step)
+    if n < step:
+        factors = [f"batch_size {config.batch_size}"]
+        factors += [f"accumulation_steps {config.accumulation_steps}"] if config.accumulation_steps > 1 else []
+        factors += [f"{world_size} devices"] if world_size > 1 else []
+        raise UserError(f"{' x '.join(factors)} is larger than the {n} training images, so that an epoch would have no "
+                        "step; lower batch_size.")
+    return n // step
+
+
+def with_classes(config: Config, samples: Samples) -> Config:
+    """Check the number of classes against the data, or take it from there when the user did not say.
+
+    Raises:
+        UserError: if they differ.
+    """
+    if "num_classes" not in config.given:
+        config = dataclasses.replace(config, num_classes=len(samples.classes))
+    check_classes(samples, config)
+    return config
+
+
+def save_classes(samples: Samples, path: str | Path) -> None:
+    """Write the class names as a JSON list, in the order of the labels."""
+    Path(path).write_text(json.dumps(samples.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def load_classes(path: str | Path) -> list[str]:
+    """Read what ``save_classes`` wrote.
+
+    Raises:
+        UserError: if it is not there, or something else.
+    """
+    try:
+        names = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no list of class names ({error}).") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} is no list of class names; it should hold a JSON list of texts.")
+    return names

@@ -1,0 +1,164 @@
+"""Where a training begins: at its newest checkpoint, at that of another run, at given weights, or from scratch."""
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from common.checkpoint.file.file import LoadReport, RunFolder, load, load_into, network_tensors, weights_of
+from common.callback import TrainingState
+from common.config.load.options import Config
+from common.context.device.device import Runtime
+from common.errors import UserError
+from common.layers.cells.cells import seed_random_states
+from common.spec import ModelSpec
+from common.train_step import TrainStep
+
+# Keys that a resumed run cannot change: the position in the data, or a tensor of the optimizer, depends on them.
+FIXED = ("model", "num_classes", "in_channels", "opt", "ema", "seed")
+# Keys that may change as long as their product, the images of one optimizer step, does not.
+FACTORS = ("batch_size", "accumulation_steps", "world_size")
+# Keys that are about this machine or this call, and may change silently when a run continues.
+FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
+        "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
+        "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "download")
+
+
+def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingState, folder: RunFolder,
+            runtime: Runtime, logger: logging.Logger) -> int:
+    """Fill the training step, in this order of preference, and say which.
+
+    The newest whole checkpoint of the run folder, else ``resume``, else the weights of ``ckpt_path``, else the initial
+    values.
+
+    Returns:
+        The number of epochs that are done.
+    """
+    found = folder.newest()
+    if found is None and config.resume:
+        found = (Path(config.resume), *load(config.resume), [])
+    epoch = 0
+    if found is not None:
+        path, tensors, meta, problems = found
+        for problem in problems:
+            logger.warning(f"{problem} The one before it is used.")
+        check_family(meta, config, spec)
+        _check_continuation(path, meta, config, state, runtime, logger)
+        _restore_step(step, tensors, path)
+        epoch = meta["epoch"]
+        done = epoch * state.steps_per_epoch * config.accumulation_steps  # another number of ranks counts differently
+        step.micro_steps.set_data(ms.Tensor(done, ms.int32))
+        state.best, state.best_epoch = meta["best"], meta["best_epoch"]
+        logger.info(f"Continuing after epoch {epoch} from {path}")
+    elif config.ckpt_path:
+        report = _load_weights(config, spec, step)
+        if step.ema_decay is not None:
+            for average, weight in zip(step.ema, step.averaged):
+                average.set_data(weight.value())
+        logger.info(f"Starting from the weights of {config.ckpt_path}: {report.summary()}")
+    else:
+        logger.info("Starting from scratch")
+    seed_random_states(step.network, config.seed + runtime.rank, int(step.micro_steps.asnumpy()))
+    return epoch
+
+
+def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> LoadReport:
+    """Begin with the weights of ``config.ckpt_path``, fitted to the network if the model says how."""
+    tensors, meta = load(config.ckpt_path)
+    weights = network_tensors(tensors, ema=meta.get("config", {}).get("ema", False))
+    check_weights(weights, meta, config, spec, step.network)
+    fitted, new = spec.fit(weights, step.network) if spec.fit else (weights, [])
+    report = load_into(step.network, fitted, config.ckpt_path, new_head=True, new=new, dead=spec.dead)
+    report.resized = [name for name in report.matched if fitted[name].shape != weights[name].shape]
+    report.left_out = [name for name in weights if name not in {*report.matched, *report.dead}]
+    return report
+
+
+def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
+    """Refuse a checkpoint that says it holds another model.
+
+    Raises:
+        UserError: naming both.
+    """
+    held, wanted = (meta.get("family"), meta.get("model")), (spec.name, config.model)
+    if held[0] and held != wanted:
+        raise UserError(f"the checkpoint holds {held[1]} (a {held[0]} model), but the configuration asks for "
+                        f"{wanted[1]}; give --model {held[1]} or another checkpoint.")
+
+
+def check_weights(tensors: dict[str, np.ndarray], meta: dict[str, Any], config: Config, spec: ModelSpec,
+                  network: nn.Cell) -> None:
+    """Refuse weights of which the model knows that they are for another network of the family.
+
+    Raises:
+        UserError: saying which.
+    """
+    problem = spec.misfit(tensors, meta, network) if spec.misfit else ""
+    if problem:
+        raise UserError(f"ckpt_path: {config.ckpt_path} {problem}")
+
+
+def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingState, runtime: Runtime,
+                        logger: logging.Logger) -> None:
+    """Refuse changes that a continued run cannot follow, and name those that it can."""
+    if "epoch" not in meta:
+        raise UserError(f"resume: {path} holds weights only, not the state of a training; use --ckpt_path to start "
+                        "from its weights.")
+    before, now = meta["config"], plain(config)
+    changed = {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}
+    for key, (old, new) in (("world_size", (meta["world_size"], runtime.world_size)),
+                            ("steps_per_epoch", (meta["steps_per_epoch"], state.steps_per_epoch))):
+        if old != new:
+            changed[key] = (old, new)
+    images = before["batch_size"] * before["accumulation_steps"] * meta["world_size"]
+    other_step = images != state.global_batch
+    fixed = [key for key in changed if key in FIXED or (key in FACTORS and other_step)]
+    if not other_step and "steps_per_epoch" in changed:
+        fixed.append("steps_per_epoch")  # other images
+    if fixed:
+        what = ", ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in fixed)
+        what += f", so that a step takes {state.global_batch} images instead of {images}" if other_step else ""
+        others = config.accumulation_steps * runtime.world_size
+        keep = f"; --batch_size {images // others} continues it" if other_step and images % others == 0 else ""
+        raise UserError(f"{path} cannot be continued: {what}{keep}; or choose another --ckpt_save_dir, and give "
+                        "--ckpt_path to start from its weights.")
+    free = [f"{key} {old} -> {new}" for key, (old, new) in changed.items() if key not in FREE]
+    if free:
+        logger.warning(f"Changed since the run was begun: {', '.join(free)}")
+
+
+def _restore_step(step: TrainStep, tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Fill weights, optimizer, average and counters; all or nothing."""
+    state = training_tensors(step)
+    wrong = [name for name, parameter in state.items()
+             if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape)]
+    if wrong:
+        raise UserError(f"{path} cannot be continued: {len(wrong)} tensors of the training are missing or of another "
+                        f"shape ({', '.join(wrong[:4])}).")
+    for name, parameter in state.items():
+        parameter.set_data(ms.Tensor(tensors[name], parameter.dtype))
+
+
+def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
+    """Everything that a continued run needs: weights, optimizer, moving average, counters, loss scale.
+
+    Left out: what follows from the configuration or the counters (learning rates, random states), and the sums over
+    micro-batches, which are zero at the end of an epoch.
+    """
+    weights = weights_of(step.network)
+
+    def stored(name: str) -> str:
+        return name if name in weights or name.startswith(("train.", "ema.", "optimizer.")) else f"optimizer.{name}"
+
+    return {stored(p.name): p
+            for p in step.get_parameters()
+            if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as JSON values: tuples become lists."""
+    return {f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v
+            for f in dataclasses.fields(config) if f.name != "given"}
