@@ -7,63 +7,23 @@ import logging
 import math
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import numpy as np
-from mindspore import Tensor, profiler
+from mindspore import Parameter, Tensor, profiler
 from mindspore.train import Callback
 from tqdm import tqdm
 
-from common.pictures.sheet.curves import plot_history, read_history
-from common.checkpoint.file.file import RunFolder
-from common.context.device.device import Runtime
+from common.checkpoint.run_folder import RunFolder
+from common.context.ranks import Runtime
+from common.dataset.samples import Samples
 from common.errors import UserError
+from common.logger import LogLines
 from common.metric import Scores
-from common.dataset.batches.samples import Samples
-from common.spec import LogStyle
+from common.pictures.curves import plot_history
+from common.run import TrainingState, read_history
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
-
-
-@dataclass
-class TrainingState:
-    """What the callbacks know of the run.
-
-    Attributes:
-        epochs: epochs of the whole training.
-        steps_per_epoch: optimizer steps.
-        global_batch: images per optimizer step, over all ranks.
-        lr: learning rate of every optimizer step.
-        epoch: the current epoch, from 1.
-        row: the record of the current epoch, one line of ``history.jsonl``.
-        best: best top-1 so far, as a fraction; -1 before the first evaluation.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-    global_batch: int
-    lr: np.ndarray
-    epoch: int = 0
-    row: dict[str, Any] = field(default_factory=dict)
-    best: float = -1.0
-    best_epoch: int = 0
-    fps: list[float] = field(default_factory=list)
-    started: float = field(default_factory=time.time)
-    last_saved: Path | None = None
-
-
-class LogLines:
-    """Fills the family's templates and logs the lines."""
-
-    def __init__(self, style: LogStyle, logger: logging.Logger):
-        self.style = style
-        self.logger = logger
-
-    def emit(self, template: str, **values: Any) -> None:
-        """Log the lines of the template of this name, if the family has it."""
-        for line in getattr(self.style, template).format(**values).splitlines():
-            self.logger.info(line)
 
 
 class EpochRecord(Callback):
@@ -335,15 +295,6 @@ class Profile(Callback):
         self.profiler.stop()
 
 
-def keep_history(file: Path, epochs: int) -> list[dict]:
-    """Cut ``history.jsonl`` back to the first ``epochs`` epochs, where a resumed run continues, and return them."""
-    rows = [row for row in read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(file)
-    return rows
-
-
 def epoch_values(state: TrainingState) -> dict[str, Any]:
     """The values that templates of an epoch may use."""
     row = state.row
@@ -354,3 +305,32 @@ def epoch_values(state: TrainingState) -> dict[str, Any]:
 
 def _evaluation_values(state: TrainingState) -> dict[str, Any]:
     return {name: state.row[name] for name in ("top1", "top5", "eval_loss", "eval_time")}
+
+
+STATISTICS = ("moving_mean", "moving_variance")
+
+
+def statistics_of(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Return the running statistics among parameters, also those of a moving average."""
+    return [parameter for parameter in parameters if parameter.name.rsplit(".", 1)[-1] in STATISTICS]
+
+
+class SharedStatistics(Callback):
+    """Gives every rank the average of the ranks' running statistics at the end of an epoch.
+
+    Of the variances too, as is customary: they are those within a batch of one rank, by which the network was trained.
+    """
+
+    def __init__(self, step: TrainStep, runtime: Runtime):
+        super().__init__()
+        self.statistics = statistics_of(step.get_parameters())
+        self.runtime = runtime
+
+    def on_train_epoch_end(self, run_context):
+        if not self.statistics or self.runtime.world_size == 1:
+            return
+        values = np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.statistics])
+        values = (self.runtime.sum(values) / self.runtime.world_size).astype(np.float32)
+        ends = np.cumsum([parameter.size for parameter in self.statistics])
+        for parameter, value in zip(self.statistics, np.split(values, ends[:-1])):
+            parameter.set_data(Tensor(value.reshape(parameter.shape), parameter.dtype))

@@ -3,7 +3,10 @@
 Imports no MindSpore.
 """
 import argparse
+import os
+import signal
 import sys
+import threading
 from typing import Any, Callable, Sequence
 
 from common.errors import UserError, user_sentence
@@ -31,3 +34,53 @@ def run(action: Callable[[Sequence[str]], str], argv: Sequence[str]) -> int:
         return 2
     sys.stdout.write(f"{said}\n")
     return 0
+
+
+class Ending:
+    """Ends the process at once when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
+
+    MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data workers. So the
+    signals are blocked in every thread but one, which waits for them. Threads that libraries have begun before cannot
+    be reached; a signal that one of them gets is passed on through a pipe. Nothing is lost: checkpoints are whole or
+    absent.
+
+    Attributes:
+        rescue: is done before the end; a second signal does not wait for it.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.rescue: Callable[[], None] = lambda: None
+
+    def begin(self) -> None:
+        """Wait for the signals from now on."""
+        received, passed_on = os.pipe()
+        os.set_blocking(passed_on, False)
+        signal.set_wakeup_fd(passed_on)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        os.register_at_fork(after_in_child=_be_ended_by_sigterm)
+        for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
+            threading.Thread(target=lambda wait=wait: self._end(wait()), daemon=True).start()
+
+    def _passed_on(self, received: int) -> int:
+        while (number := os.read(received, 1)[0]) not in self.SIGNALS:
+            pass
+        return number
+
+    def _end(self, number: int) -> None:
+        sys.stderr.write("\nStopped; a training goes on from its last checkpoint when it is started again.\n")
+        sys.stderr.flush()
+        rescue = threading.Thread(target=self.rescue, daemon=True)
+        rescue.start()
+        while rescue.is_alive() and signal.sigtimedwait(self.SIGNALS, 0.1) is None:
+            pass
+        os._exit(128 + number)
+
+
+def _be_ended_by_sigterm() -> None:
+    """Undo in a forked process what ``Ending`` has set up: the framework ends its data workers with SIGTERM."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

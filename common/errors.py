@@ -28,3 +28,8 @@ def user_sentence(error: BaseException) -> str | None:
         return str(error)
     found = re.findall(r"UserError: (.+)", str(error))
     return found[-1].strip() if found else None
+
+
+def reason(error: Exception) -> str:
+    """Return the short form of an error."""
+    return getattr(error, "strerror", None) or str(error).split("\n")[0]

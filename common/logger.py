@@ -1,7 +1,9 @@
 """Logging of a run: people read rank 0 on the console, and every rank keeps a file. Imports no MindSpore."""
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -62,3 +64,62 @@ def set_up(run_dir: str | Path | None, rank: int = 0, prefix: str = "%(asctime)s
         logger.setLevel(logging.INFO)
         logger.propagate = False
     return get_logger()
+
+
+@dataclass(frozen=True)
+class LogStyle:
+    """The log lines of one family of models, as templates for ``str.format``; an empty template prints nothing.
+
+    Every line of a template is logged by itself. The values that each template may use:
+
+    Attributes:
+        prefix: ``logging`` format of a line.
+        train_epoch: an epoch's training is done: epoch (from 1), epoch0 (from 0), epochs, steps, loss (mean of the
+            epoch), lr (of its last step), epoch_time and step_time in seconds, fps (images per second).
+        evaluated: an evaluation is done: top1 and top5 as fractions, eval_loss, eval_time in seconds, epoch, epochs.
+        saved: a checkpoint was written: path.
+        epoch_total: an epoch is done altogether: what train_epoch has, train_time, eval_time, total_time and eta in
+            seconds, and evaluated_part.
+        evaluated_part: what ``{evaluated_part}`` becomes in an epoch with an evaluation; otherwise nothing.
+        finished: training is done: train_time in seconds, mean_fps, host.
+        best: training is done and there was an evaluation: best (fraction), best_epoch. It follows ``finished``.
+        closing: the very last line: what finished has.
+        evaluation: eval.py's result: top1, top5, loss, seen, step_time and total_time in seconds.
+    """
+
+    prefix: str = "%(asctime)s:%(levelname)s:%(message)s"
+    train_epoch: str = ""
+    evaluated: str = ""
+    saved: str = ""
+    epoch_total: str = ""
+    evaluated_part: str = ""
+    finished: str = ""
+    best: str = ""
+    closing: str = ""
+    evaluation: str = "accuracy={top1:.6f}"
+
+
+# what users of the old model zoo know: SOFT and HLG
+OLD_ZOO_STYLE = LogStyle(
+    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
+    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
+                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
+    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
+    finished="training time used={train_time:.2f}s",
+    best="last_metric[{best:.5g}]",
+    closing="ip[{host}], mean_fps[{mean_fps:.2f}]",
+    evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s, total cost time: {total_time:.4f}s",
+)
+
+
+class LogLines:
+    """Fills the family's templates and logs the lines."""
+
+    def __init__(self, style: LogStyle, logger: logging.Logger):
+        self.style = style
+        self.logger = logger
+
+    def emit(self, template: str, **values: Any) -> None:
+        """Log the lines of the template of this name, if the family has it."""
+        for line in getattr(self.style, template).format(**values).splitlines():
+            self.logger.info(line)

@@ -10,8 +10,8 @@ import math
 import mindspore as ms
 from mindspore import nn, ops
 
+from common.config.options import Config
 from common.errors import UserError, nearest
-from common.config.load.options import Config
 
 
 def one_hot(labels, num_classes: int, on: float, off: float):

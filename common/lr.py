@@ -4,15 +4,14 @@ Value ``i`` belongs to the update that follows ``i`` others. Positions are measu
 be a fraction of one. The formulas take plain arguments; ``schedule`` alone reads the configuration. Imports no
 MindSpore.
 
-``python -m common.lr show --config_path FILE.yaml`` draws the schedule of a configuration.
+``python -m common.pictures schedule --config_path FILE.yaml`` draws the schedule of a configuration.
 """
-import sys
 from typing import Sequence
 
 import numpy as np
 
+from common.config.options import FIELDS, Config
 from common.errors import UserError, nearest
-from common.config.load.options import Config, FIELDS
 
 REFERENCE_BATCH = 256       # images to which base_lr refers
 SHORTEST = 1e-9             # epochs: stands for a length of zero, so that nothing is divided by zero
@@ -132,10 +131,3 @@ def _decay_epochs(config: Config) -> float:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} and cooldown_epochs: {config.cooldown_epochs} do not "
                         f"fit into epochs: {config.epochs}; their sum may not be larger.")
     return left if config.decay_epochs is None else config.decay_epochs
-
-
-if __name__ == "__main__":
-    from common.command import run
-    from common.pictures.sheet.commands import show_schedule
-
-    sys.exit(run(show_schedule, sys.argv[1:]))

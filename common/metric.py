@@ -6,7 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from common.context.device.device import Runtime
+from common.context.ranks import Runtime
+from common.dataset.samples import Samples
 from common.errors import UserError
 
 
@@ -79,7 +80,7 @@ class AnsweringStep(EvaluationStep):
         return position, loss, answer, ops.reduce_max(ops.softmax(logits, 1), 1)
 
 
-def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None, collect=None) -> Scores:
+def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, show=None, collect=None) -> Scores:
     """Evaluate a network.
 
     Args:
@@ -114,3 +115,53 @@ def evaluate(step: EvaluationStep, batches, runtime: Runtime, show=None, collect
         raise UserError("evaluation data: there is no image to evaluate.")
     top1, top5, loss = (float(total / totals[3]) for total in totals[:3])
     return Scores(top1, top5, loss, int(totals[3]), steps, time.time() - started)
+
+
+UNREAD = -2  # in the place of the answer, for an image that was not read
+UNANSWERED = -1  # for one of which the network's output was not finite
+
+
+class Answers:
+    """What a network says about the images of an evaluation, gathered from the batches of all ranks.
+
+    Args:
+        samples: the images that are evaluated.
+        batch: images per batch.
+        runtime: the ranks; rank r has every world_size-th batch, beginning with batch r.
+
+    Attributes:
+        predicted: class for each image, int32 (n,), or ``UNREAD``, or ``UNANSWERED``.
+        probability: of that class, float64 (n,).
+    """
+
+    def __init__(self, samples: Samples, batch: int, runtime: Runtime):
+        self.samples, self.batch, self.runtime = samples, batch, runtime
+        self.predicted = np.full(len(samples), UNREAD, np.int32)
+        self.probability = np.zeros(len(samples))
+
+    def collect(self, number: int, labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> None:
+        """Take the answers to this rank's batch of a number (from 0); label -1 marks what does not count."""
+        first = (number * self.runtime.world_size + self.runtime.rank) * self.batch
+        rows = np.flatnonzero(labels >= 0)
+        if not np.array_equal(self.samples.labels[first + rows], labels[rows]):
+            raise RuntimeError(f"batch {number} of rank {self.runtime.rank} does not hold the images from {first} on")
+        self.predicted[first + rows] = predicted[rows]
+        self.probability[first + rows] = probability[rows]
+
+    def gather(self) -> None:
+        """Exchange the answers, so that every rank has all of them; every image was on one rank only."""
+        self.predicted = (self.runtime.sum(self.predicted - UNREAD) + UNREAD).astype(np.int32)
+        self.probability = self.runtime.sum(self.probability)
+
+    def matrix(self) -> np.ndarray:
+        """Return the counts (K, P) of true class and predicted class; P is K, or more if more was predicted."""
+        classes = len(self.samples.classes)
+        answered = self.predicted >= 0
+        counts = np.zeros((classes, max(classes, int(self.predicted.max(initial=0)) + 1)), np.int64)
+        np.add.at(counts, (self.samples.labels[answered], self.predicted[answered]), 1)
+        return counts
+
+    def mistakes(self) -> np.ndarray:
+        """Return the images with a wrong answer or none, int64, the most confident answer first."""
+        wrong = np.flatnonzero((self.predicted != self.samples.labels) & (self.predicted != UNREAD))
+        return wrong[np.argsort(-np.where(self.predicted[wrong] >= 0, self.probability[wrong], -1), kind="stable")]

@@ -9,13 +9,12 @@ For use inside other programs::
         print(result.source, result.top[0].name, result.top[0].probability)
 """
 import csv
-import glob
 import io
 import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence, Union
+from typing import Callable, Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -23,17 +22,14 @@ from mindspore import nn
 from PIL import Image
 from tqdm import tqdm
 
-from common.dataset.batches.classes import names_for
-from common.config.load.load import from_mapping
-from common.errors import UserError
-from common.files import write_whole
-from common.export.write.onnx_file import OnnxNetwork, load_onnx
-from common.dataset.batches.samples import load_image
-from common.dataset.batches.sources import EXTENSIONS
-from common.dataset.batches.samples import to_rgb
 from common.augment.pipeline import eval_transform, pixel_transform
-
-Picture = Union[str, Path, Image.Image, np.ndarray]
+from common.config.load import from_mapping
+from common.dataset.classes import names_for
+from common.dataset.images import Picture, as_rgb, load_image
+from common.errors import UserError, reason
+from common.export.description import description_path, read_description
+from common.export.load import load_model
+from common.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -141,11 +137,11 @@ class Predictor:
         for position, image in enumerate(images):
             sources.append(_source(image, start + position))
             try:
-                opened = load_image(image) if isinstance(image, (str, Path)) else _to_rgb(image)
+                opened = load_image(image) if isinstance(image, (str, Path)) else as_rgb(image)
             except (OSError, SyntaxError, ValueError) as error:  # a UserError is a ValueError
                 if not isinstance(image, (str, Path, Image.Image)):
                     raise
-                errors[position] = f"cannot be read: {_reason(error.__cause__ or error)}"
+                errors[position] = f"cannot be read: {reason(error.__cause__ or error)}"
             else:
                 arrays[position] = self.transform(opened)
         found = dict(zip(arrays, self._rank(np.stack(list(arrays.values())), size))) if arrays else {}
@@ -196,42 +192,6 @@ def _source(image: Picture, number: int) -> str:
     return str(path) or f"image {number}"
 
 
-def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    """Return a PIL image or an array as PIL RGB."""
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"an image must be a path, a PIL image or a NumPy array, not {type(image).__name__}.")
-    array = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    fits = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)
-    if array.dtype not in (np.uint8, np.uint16) or not fits or not array.size:
-        raise UserError(f"an image given as an array must be uint8 or uint16 of the shape (height, width, 3), (height, "
-                        f"width, 4) or (height, width), not {image.dtype} of {image.shape}; values in 0..1 become "
-                        "uint8 with (255 * array).round().astype(np.uint8).")
-    return to_rgb(Image.fromarray((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array))
-
-
-def expand_images(text: str) -> list[Path]:
-    """Return the images that a file, a folder (with the folders in it) or a pattern such as ``'photos/*.jpg'`` names.
-
-    Raises:
-        UserError: if there is none.
-    """
-    path = Path(text).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = path.rglob("*")
-    else:
-        found = map(Path, glob.glob(str(path), recursive=True))
-    images = sorted(file for file in found if file.suffix.lower() in EXTENSIONS and file.is_file()
-                    and not file.name.startswith("."))
-    if not images:
-        reason = "holds no image" if path.is_dir() else "is no file, no folder and no pattern that fits one"
-        raise UserError(f"image: '{text}' {reason}; images end in {' '.join(EXTENSIONS)}.")
-    return images
-
-
 def format_table(results: Sequence[Result]) -> str:
     """Write results as a table for people: a line per class, and how many images could not be read."""
     rows = [("image", "rank", "class", "name", "probability")]
@@ -266,64 +226,3 @@ def write_csv(results: Sequence[Result], path: str | Path) -> None:
     write_whole(path, text.getvalue())
 
 
-def load_model(path: str | Path) -> nn.GraphCell | OnnxNetwork:
-    """Load an exported file, ONNX or MINDIR by its ending.
-
-    Raises:
-        UserError: if the file is missing, or cannot be run.
-    """
-    return load_onnx(path) if Path(path).suffix == ".onnx" else load_mindir(path)
-
-
-def load_mindir(path: str | Path) -> nn.GraphCell:
-    """Load a MINDIR file.
-
-    Returns:
-        A cell that maps images (N, C, H, W) to what the exported network returned.
-
-    Raises:
-        UserError: if the file is missing, or is not a whole MINDIR file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"model_file: there is no file '{path}'.")
-    if path.suffix != ".mindir":
-        raise UserError(f"model_file: '{path}' does not end in .mindir or .onnx; a checkpoint (.ckpt) is given "
-                        "with --ckpt_path.")
-    try:
-        return nn.GraphCell(ms.load(str(path)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        log.debug("%s: %s", path, error)
-        raise UserError(f"model_file: '{path}' is not a MINDIR file, or only a part of one; export it again.") from None
-
-
-def description_path(model_file: str | Path) -> Path:
-    """Return where the description of an exported file lies: beside it, with ``.json`` appended."""
-    return Path(f"{model_file}.json")
-
-
-def read_description(model_file: str | Path) -> dict[str, Any]:
-    """Read what export wrote about a file: its input, the preprocessing and the class names.
-
-    Raises:
-        UserError: if the description is missing or not what export writes.
-    """
-    path = description_path(model_file)
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        complete = {"input", "preprocessing", "class_names"} <= set(description) and description["input"]["shape"]
-        channels, size = (description["preprocessing"].get(key) for key in ("in_channels", "image_size"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"model_file: '{path}' cannot be read ({_reason(error)}); export.py writes it beside the "
-                        "model, and both are needed.") from None
-    if not complete:
-        raise UserError(f"model_file: '{path}' does not describe an exported model; export it again.")
-    if complete[1:] != [channels, size, size]:
-        raise UserError(f"model_file: '{path}' contradicts itself: the model takes images of the shape {complete[1:]}, "
-                        f"and the preprocessing makes {[channels, size, size]}; export it again.")
-    return description
-
-
-def _reason(error: Exception) -> str:
-    """Return the short form of an error."""
-    return getattr(error, "strerror", None) or str(error).split("\n")[0]

@@ -4,53 +4,9 @@ from typing import Any, Callable, Mapping
 
 import numpy as np
 
+from common.context.device import prepare_environment
 from common.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class LogStyle:
-    """The log lines of one family of models, as templates for ``str.format``; an empty template prints nothing.
-
-    Every line of a template is logged by itself. The values that each template may use:
-
-    Attributes:
-        prefix: ``logging`` format of a line.
-        train_epoch: an epoch's training is done: epoch (from 1), epoch0 (from 0), epochs, steps, loss (mean of the
-            epoch), lr (of its last step), epoch_time and step_time in seconds, fps (images per second).
-        evaluated: an evaluation is done: top1 and top5 as fractions, eval_loss, eval_time in seconds, epoch, epochs.
-        saved: a checkpoint was written: path.
-        epoch_total: an epoch is done altogether: what train_epoch has, train_time, eval_time, total_time and eta in
-            seconds, and evaluated_part.
-        evaluated_part: what ``{evaluated_part}`` becomes in an epoch with an evaluation; otherwise nothing.
-        finished: training is done: train_time in seconds, mean_fps, host.
-        best: training is done and there was an evaluation: best (fraction), best_epoch. It follows ``finished``.
-        closing: the very last line: what finished has.
-        evaluation: eval.py's result: top1, top5, loss, seen, step_time and total_time in seconds.
-    """
-
-    prefix: str = "%(asctime)s:%(levelname)s:%(message)s"
-    train_epoch: str = ""
-    evaluated: str = ""
-    saved: str = ""
-    epoch_total: str = ""
-    evaluated_part: str = ""
-    finished: str = ""
-    best: str = ""
-    closing: str = ""
-    evaluation: str = "accuracy={top1:.6f}"
-
-
-# what users of the old model zoo know: SOFT and HLG
-OLD_ZOO_STYLE = LogStyle(
-    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
-    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
-                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
-    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
-    finished="training time used={train_time:.2f}s",
-    best="last_metric[{best:.5g}]",
-    closing="ip[{host}], mean_fps[{mean_fps:.2f}]",
-    evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s, total cost time: {total_time:.4f}s",
-)
+from common.logger import LogStyle
 
 
 def fewer_than_two_axes(name: str, shape: tuple[int, ...]) -> bool:
@@ -153,13 +109,11 @@ class ModelSpec:
         Raises:
             UserError: for an unknown variant, or for arguments that do not fit together.
         """
-        from common.context.device.device import prepare_environment  # which imports this module
-
         arguments = dict(self.variants[self.variant(variant)])
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
         if num_classes is not None:
             arguments["num_classes"] = num_classes
         arguments.update(overrides, image_size=image_size, in_channels=in_channels)
-        prepare_environment(self)  # for programs other than the entry points: notebooks, tests
+        prepare_environment(self.uses_convolutions)  # for programs other than the entry points: notebooks, tests
         return self.network(**arguments)

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from common.layers.cells.cells import random_states
+from common.layers.drop_path import random_states
 
 MAX_SKIPPED_IN_A_ROW = 50  # a dynamic scale falls from 2**24 to 1 in 24 halvings; more means that nothing is finite
 

@@ -36,7 +36,7 @@ EOF
   MASTER_ADDR=IP       the server with rank 0, for msrun; from the table unless given
   MASTER_PORT=N        the port of msrun's scheduler, 8118 unless given
 
-RANK_TABLE_FILE: python -m common.rank_table.table make --devices 0-7 writes that of a server, and merge joins several;
+RANK_TABLE_FILE: python -m common.rank_table make --devices 0-7 writes that of a server, and merge joins several;
 with several servers, run the script on each, with the same table.
 EOF
             ;;

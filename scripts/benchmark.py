@@ -12,7 +12,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import os
 import sys
 from collections import deque
 from contextlib import ExitStack
@@ -24,14 +23,15 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 import numpy as np
 
-from common.config.load.load import from_mapping, load, network_arguments
-from common.context.device.device import prepare_environment
+from common.command import run
+from common.config.load import from_mapping, load_config, network_arguments
+from common.config.options import FIELDS, Config
+from common.context.device import prepare_environment
 from common.errors import UserError, nearest
-from scripts.measure import Measurement, Step, machine
-from common.config.load.options import Config, FIELDS
+from common.files import ROOT, write_whole
 from common.spec import ModelSpec
+from scripts.measure import Measurement, Step, machine
 
-ROOT = Path(__file__).resolve().parents[1]
 MODES = ("train", "infer", "both", "data")
 SHOWN = ("config_path", "data_dir", "batch_size", "image_size", "device_target", "amp_level")  # in --help
 BATCH_SIZE = 16  # of training and inference, unless given
@@ -46,11 +46,12 @@ LR, CLIP = 1e-3, 1.0
 def our_network(config: Config, mode: str, steps: int) -> tuple[dict, Step]:
     """A network of this repository, training or predicting."""
     spec = find_model(config.model)
-    prepare_environment(spec)
+    prepare_environment(spec.uses_convolutions)
     import mindspore as ms
 
-    from common.context.device.device import start
-    from common.tasks.train import build_network, build_step
+    from common.context.device import start
+    from common.network import build_network
+    from common.tasks.train import build_step
 
     runtime = start(config)
     network = build_network(config, spec)
@@ -106,8 +107,9 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
 
 def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
     """The training batches as a training gets them; ``run`` takes ``steps`` of them from the running pipeline."""
-    prepare_environment(find_model(config.model))
-    pass
+    prepare_environment(find_model(config.model).uses_convolutions)
+    from common.dataset.batches import train_batches
+    from common.dataset.sources import open_samples
 
     samples = open_samples(config, "train")
     batches = train_batches(config, samples, rank=0, world_size=1)
@@ -122,9 +124,9 @@ def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
 
 def plain_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
     """Batches of the same kind, made one after the other by a plain loop."""
-    from common.dataset.batches.batches import TrainBatches, train_batches
-    from common.dataset.batches.sources import open_samples
     from common.augment.pipeline import statistics
+    from common.dataset.batches import TrainBatches
+    from common.dataset.sources import open_samples
 
     samples = open_samples(config, "train")
     source = TrainBatches(config, samples, 0, 1)
@@ -247,7 +249,7 @@ def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Confi
     if arguments.mode == "data":
         flags = {"model": variant} | threads | values
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        return load(words, task=task, spec=spec, model_dir=ROOT / spec.name)
+        return load_config(words, task=task, spec=spec, model_dir=ROOT / spec.name)
     if "config_path" in values:
         raise UserError("config_path: a configuration file is read by --mode data alone; training and inference take "
                         "options of the network, such as --image_size.")
@@ -370,33 +372,29 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and report; exit code 2 with one sentence for a mistake of the user."""
-    try:
-        arguments, values = parse(sys.argv[1:] if argv is None else argv)
-        config = configure(arguments, values)
-        if arguments.against:
-            check_comparison(config)
-        before = machine()
-        if arguments.mode == "data":
-            results = compare_pipelines(config, arguments.steps or 20, arguments.rounds)
-        else:
-            modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
-            results = [result for mode in modes
-                       for result in compare_networks(config, mode, arguments.steps or 10, bool(arguments.against))]
-        found = ratios(results)
-        print(report(config, results, found))
-        print("{processor}, {cores} cores, load {load} before".format(**before), f"and {machine()['load']} after")
-        if before["load"] > before["cores"]:
-            say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")
-        if arguments.json:
-            everything = {"machine": before, "model": config.model, "batch_size": config.batch_size,
-                          "image_size": config.image_size, "results": results, "ratios": found}
-            Path(arguments.json).write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(argv: Sequence[str]) -> str:
+    """Measure; returns the report. Raises UserError for a mistake of the user."""
+    arguments, values = parse(argv)
+    config = configure(arguments, values)
+    if arguments.against:
+        check_comparison(config)
+    before = machine()
+    if arguments.mode == "data":
+        results = compare_pipelines(config, arguments.steps or 20, arguments.rounds)
+    else:
+        modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
+        results = [result for mode in modes
+                   for result in compare_networks(config, mode, arguments.steps or 10, bool(arguments.against))]
+    found = ratios(results)
+    if before["load"] > before["cores"]:
+        say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")
+    if arguments.json:
+        everything = {"machine": before, "model": config.model, "batch_size": config.batch_size,
+                      "image_size": config.image_size, "results": results, "ratios": found}
+        write_whole(arguments.json, json.dumps(everything, indent=1) + "\n")
+    return (f"{report(config, results, found)}\n{before['processor']}, {before['cores']} cores, load {before['load']} "
+            f"before and {machine()['load']} after")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, sys.argv[1:]))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.context.device.device import prepare_environment
+from common.context.device import prepare_environment
 from soft.src.spec import SPEC
 
 SIDE = 7  # of the landmarks' map
@@ -33,7 +33,7 @@ def measure(kind: str, tokens: int, dim: int, heads: int, repeats: int) -> dict[
         heads: attention heads.
         repeats: passes after the first, which also compiles.
     """
-    prepare_environment(SPEC)
+    prepare_environment(SPEC.uses_convolutions)
     import mindspore as ms
     import numpy as np
 

@@ -14,9 +14,9 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 import numpy as np
 
 from common.errors import UserError, nearest, user_sentence
+from common.files import ROOT
 from scripts.diagram import Arc, Diagram, Row, Step, save
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDE = 224     # pixels of the images
 CLASSES = 1000
 

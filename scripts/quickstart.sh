@@ -45,7 +45,7 @@ output=$(mktemp)
 trap 'rm -f -- "$output"' EXIT
 SECONDS=0
 
-step "Write the digits as a data set" "$PY" -m common.dataset.batches.digits write "$data"
+step "Write the digits as a data set" "$PY" -m common.dataset.digits write "$data"
 step "Train" "$PY" gmlp/train.py --config_path config/gmlp_digits.yaml --ckpt_save_dir "$run" "$@"
 
 checkpoint=''

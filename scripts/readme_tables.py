@@ -10,11 +10,11 @@ from typing import Sequence
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.config.load.help import markdown_table
+from common.config.help import markdown_table
+from common.config.options import FIELDS, SECTIONS
 from common.errors import UserError
-from common.config.load.options import FIELDS, SECTIONS
+from common.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(r"(<!-- options ([\w ]+) -->\n).*?(<!-- /options -->)", re.DOTALL)
 
 

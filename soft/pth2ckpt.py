@@ -5,7 +5,8 @@ from pathlib import Path
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
 from common.tasks.convert import main
-from soft.src.spec import SPEC, architecture
+from soft.src.spec import SPEC
+from soft.src.weights import architecture
 
 if __name__ == "__main__":
     main(SPEC, architecture)

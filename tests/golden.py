@@ -10,8 +10,9 @@ from typing import Callable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
-from golden_rule import fill, image, labels
 from mindspore import Tensor, nn, ops
+
+from golden_rule import fill, image, labels
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 MODULE_FILE = "modules_gmlp_convmlp_vit"

@@ -15,20 +15,21 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.checkpoint.file.file import save, weights_of
-from common.context.device.device import start
-from common.dataset.batches.batches import train_batches
-from common.dataset.batches.samples import steps_per_epoch
-from common.layers.cells.sync_batch_norm import SharedStatistics, SyncBatchNorm, statistics_of, synchronise
-from common.tasks.train import build_network, build_step, evaluate
-from common.train_step import TrainStep
-from common.callback import StopOnBadLoss
-from common.config.load.load import from_mapping
-from common.context.device.device import Runtime, start
-from common.dataset.batches.digits import load_digits
+from common.callback import SharedStatistics, StopOnBadLoss, statistics_of
+from common.checkpoint.file import save_checkpoint
+from common.checkpoint.weights import weights_of
+from common.config.load import from_mapping
+from common.context.device import start
+from common.context.ranks import Runtime
+from common.dataset.batches import train_batches
+from common.dataset.digits import load_digits
+from common.dataset.samples import ArraySamples, count_steps
 from common.errors import UserError
+from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
-from common.dataset.batches.samples import ArraySamples
+from common.network import build_network
+from common.tasks import evaluate as evaluate_task
+from common.tasks.train import build_step
 from common.train_step import TrainStep
 from convmlp.src.spec import SPEC as CONVMLP
 from gmlp.src.spec import SPEC as GMLP
@@ -100,7 +101,7 @@ def train(case: str, config, spec, found: Findings, updates: int = 2):
     ms.set_seed(config.seed)
     network = build_network(config, spec, runtime.world_size)
     stir(network)
-    lr = schedule(config, steps_per_epoch(config, 60, runtime.world_size), GLOBAL_BATCH)
+    lr = schedule(config, count_steps(config, 60, runtime.world_size), GLOBAL_BATCH)
     step = build_step(config, spec, network, lr, runtime)
     batches = train_batches(config, digits(), rank=runtime.rank, world_size=runtime.world_size)
     found.values[f"{case} losses"] = losses = []
@@ -116,11 +117,11 @@ def train(case: str, config, spec, found: Findings, updates: int = 2):
 
 def evaluation(found: Findings, folder: Path) -> None:
     """The real evaluation, of a checkpoint and of folders of images; what it prints, and its scores."""
-    start = lambda config: found.runtime  # a process joins the others once
+    evaluate_task.start = lambda config: found.runtime  # a process joins the others once
     network = build_network(from_mapping(TINY_GMLP, "test"), GMLP)
     stir(network)
     file = folder / f"tiny_{found.runtime.world_size}_{found.runtime.rank}.ckpt"
-    save(file, weights_of(network), {})
+    save_checkpoint(file, weights_of(network), {})
     report = folder / str(found.runtime.world_size) / "report"
     for images, size in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
@@ -129,7 +130,7 @@ def evaluation(found: Findings, folder: Path) -> None:
             "test")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            scores = evaluate(config, GMLP)
+            scores = evaluate_task.evaluate(config, GMLP)
         text = GMLP.log_style.evaluation.format(top1=scores.top1, top5=scores.top5, loss=scores.loss, step_time=0,
                                                 seen=scores.seen, total_time=0)
         found.values[f"evaluation {images} {size}"] = text, scores.seen, printed.getvalue().splitlines()[-1:]

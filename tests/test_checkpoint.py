@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from common.checkpoint.file.file import META, RunFolder, load, load_into, network_tensors, save
+from common.checkpoint.file import META, load_checkpoint, save_checkpoint
+from common.checkpoint.run_folder import RunFolder
+from common.checkpoint.weights import load_into, network_tensors
 from common.errors import UserError
 from small_networks import Linear, TwoLayers
 
@@ -20,8 +22,8 @@ def tensors():
 
 
 def test_tensors_and_description_come_back_as_they_were(tmp_path, tensors):
-    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]})
-    read, meta = load(path)
+    path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]})
+    read, meta = load_checkpoint(path)
     assert meta == {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]}
     assert read.keys() == tensors.keys()
     for name in tensors:
@@ -30,23 +32,23 @@ def test_tensors_and_description_come_back_as_they_were(tmp_path, tensors):
 
 
 def test_a_saved_file_is_readable_by_others_and_leaves_no_other_file(tmp_path, tensors):
-    path = save(tmp_path / "new folder" / "a.ckpt", tensors, {})
+    path = save_checkpoint(tmp_path / "new folder" / "a.ckpt", tensors, {})
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["a.ckpt"]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, tensors):
-    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 1})
+    path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 1})
     with pytest.raises(TypeError):
-        save(path, tensors, {"epoch": {1, 2}})  # a set is no JSON: fails half way
-    assert load(path)[1] == {"epoch": 1}
+        save_checkpoint(path, tensors, {"epoch": {1, 2}})  # a set is no JSON: fails half way
+    assert load_checkpoint(path)[1] == {"epoch": 1}
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tensors):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        save(tmp_path / "file" / "a.ckpt", tensors, {})
+        save_checkpoint(tmp_path / "file" / "a.ckpt", tensors, {})
 
 
 @pytest.mark.parametrize("name, damage", [
@@ -54,11 +56,11 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tensors):
     ("another file", lambda raw: b"PK\x03\x04" + bytes(200)),
     ("one flipped bit", lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:])])
 def test_a_damaged_file_is_refused_by_name(tmp_path, tensors, name, damage):
-    path = save(tmp_path / "a.ckpt", tensors, {})
+    path = save_checkpoint(tmp_path / "a.ckpt", tensors, {})
     raw = path.read_bytes()
     path.write_bytes(damage(raw))
     with pytest.raises(UserError, match="a.ckpt"):
-        load(path)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("path, sentence", [("no.ckpt", "does not exist"), (".", "is a folder"),
@@ -66,13 +68,13 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, tensors, name, damage):
 def test_a_wrong_path_says_why(tmp_path, path, sentence):
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(UserError, match=sentence):
-        load(tmp_path / path)
+        load_checkpoint(tmp_path / path)
 
 
 def test_checkpoints_of_other_programs_are_read(tmp_path):
     """The old model zoo's files carry neither a description nor a checksum."""
     ms.save_checkpoint([{"name": "w", "data": Tensor([1.0, 2.0])}], str(tmp_path / "old.ckpt"))
-    tensors, meta = load(tmp_path / "old.ckpt")
+    tensors, meta = load_checkpoint(tmp_path / "old.ckpt")
     assert meta == {} and tensors["w"].tolist() == [1.0, 2.0]
 
 
@@ -197,5 +199,5 @@ def test_an_empty_folder_is_no_run(tmp_path):
 
 
 def test_the_description_is_json_inside_the_file(tmp_path, tensors):
-    path = save(tmp_path / "a.ckpt", tensors, {"epoch": 4})
+    path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 4})
     assert json.loads(ms.load_checkpoint(str(path))[META]) == {"epoch": 4}

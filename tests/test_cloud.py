@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint.file.file import save, weights_of
-from common.cloud.staging.staging import FRESH_SECONDS
-from common.dataset.batches.archive import once
-from common.tasks.train import build_network
-from common.cloud.staging.staging import Place, fetch, place, send, staged
-from common.cloud.staging.data import data_root
-from common.config.load.load import from_mapping, load
-from common.config.load.options import Config
+from common.checkpoint.file import save_checkpoint
+from common.checkpoint.weights import weights_of
+from common.cloud.data import data_root
+from common.cloud.staging import FRESH_SECONDS, Place, fetch, place, send, staged
+from common.config.addresses import on_cloud, sources
+from common.config.load import from_mapping, load_config
+from common.config.options import Config
+from common.dataset.once import once
 from common.errors import UserError
-from common.tasks.resume import plain
-from common.cloud.staging.storage import on_cloud, sources
+from common.network import build_network
+from common.run import plain
 from entry import ROOT, environment, run, sentence, write_yaml
 from gmlp.src.spec import SPEC
 
@@ -387,14 +387,14 @@ def test_empty_list_of_weights_changes_nothing():
     (["--pretrain_url", "[]"], ""), (["--ckpt_url", "obs://b/x.ckpt", "--pretrain_url", "[]"], "obs://b/x.ckpt"),
     (["--pretrain_url=[ ]", "--multi_data_url=[]", "--checkpoint_url", "obs://b/y"], "obs://b/y")])
 def test_an_empty_list_of_a_platform_says_nothing(flags, expected):
-    config = load(["--dataset", "digits", *flags], task="train", spec=SPEC, model_dir=Path("nowhere"))
+    config = load_config(["--dataset", "digits", *flags], task="train", spec=SPEC, model_dir=Path("nowhere"))
     assert (config.checkpoint_url, config.multi_data_url) == (expected, "")
     assert config.enable_modelarts == bool(expected)
 
 
 def test_addresses_may_be_a_list_in_yaml(tmp_path):
     (tmp_path / "c.yaml").write_text('pretrain_url: [{"model_url": "obs://b/a.ckpt"}]\ndata_url: []\ndataset: digits\n')
-    config = load(["--config_path", str(tmp_path / "c.yaml")], task="train", spec=SPEC, model_dir=tmp_path)
+    config = load_config(["--config_path", str(tmp_path / "c.yaml")], task="train", spec=SPEC, model_dir=tmp_path)
     assert sources("checkpoint_url", config.checkpoint_url) == [("obs://b/a.ckpt", "")] and config.data_url == ""
 
 
@@ -693,7 +693,7 @@ def test_a_mistake_in_the_cloud_is_one_sentence_and_its_exit_code_is_kept(tmp_pa
 
 
 def test_a_training_in_the_cloud_from_beginning_to_end(tmp_path, bucket):
-    assert run("-m", "common.dataset.batches.digits", "write", bucket / "digits").returncode == 0
+    assert run("-m", "common.dataset.digits", "write", bucket / "digits").returncode == 0
     result = start(bucket, tmp_path)
     assert result.returncode == 0, result.stderr
     sent = set(names(bucket / "results"))
@@ -732,7 +732,7 @@ def test_a_fetched_checkpoint_brings_the_settings_of_its_training(tmp_path, buck
                 "num_classes": 10, "dataset": "digits", "eval_dir": "/gone/val"}
     config = from_mapping(settings, "test")
     network = build_network(config, SPEC)
-    save(bucket / "weights" / "tiny.ckpt", weights_of(network),
+    save_checkpoint(bucket / "weights" / "tiny.ckpt", weights_of(network),
                     {"family": "gmlp", "model": "gmlp_ti", "config": plain(config)})
     result = run("gmlp/eval.py", "--checkpoint_url", "obs://bucket/weights", "--load_path", tmp_path / "weights",
                  "--device_target", "CPU", cwd=ROOT, JOB_ID="", PYTHONPATH=str(tmp_path / "packages"),

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config.load.help import describe, markdown_table
-from common.config.load.load import from_mapping, load, network_arguments, read_yaml, save
-from common.config.load.options import Config
-from common.config.load.rules import check, check_paths
+from common.config.help import help_text, markdown_table
+from common.config.load import from_mapping, load_config, network_arguments
+from common.config.options import FIELDS, NAMES, SECTIONS, Config
+from common.config.rules import check, check_paths
+from common.config.yaml_file import read_yaml, save_config
 from common.errors import UserError
 from common.main import read_config
-from common.config.load.options import FIELDS, NAMES, SECTIONS
 from common.spec import ModelSpec
+from entry import ROOT
 from gmlp.src.spec import SPEC as GMLP
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
 SHIPPED = sorted(file for file in ROOT.glob("*/config/*.y*ml"))
 SPEC = ModelSpec(name="gmlp", variants={"gmlp_ti": {}, "gmlp_s": {}}, network=dict, convert=dict, restore=dict,
@@ -29,7 +29,7 @@ def run(*argv, task="train", spec=SPEC, model_dir=Path("model"), **more):
     """Load with the digits, which need no folder, unless the arguments name another data set."""
     if not any("dataset" in word or "config" in word for word in argv):
         argv = ("--dataset", "digits", *argv)
-    return load(argv, task=task, spec=spec, model_dir=model_dir, **more)
+    return load_config(argv, task=task, spec=spec, model_dir=model_dir, **more)
 
 
 def write(text, file="config.yaml"):
@@ -70,7 +70,7 @@ def test_original_gmlp_file_gives_the_config_that_we_ship():
 def test_original_gmlp_training_command():
     for name in ("imagenet", "ckpt"):
         Path(name).mkdir()
-    config = load(["--config", "config/gmlp_Ti.yaml", "--dataset_path", "imagenet", "--ckpt_save_dir", "ckpt",
+    config = load_config(["--config", "config/gmlp_Ti.yaml", "--dataset_path", "imagenet", "--ckpt_save_dir", "ckpt",
                    "--batch_size", "64", "--distribute", "False"], task="train", spec=GMLP, model_dir=ROOT / "gmlp")
     assert (config.model, config.data_dir, config.ckpt_save_dir) == ("gmlp_ti", "imagenet", "ckpt")
     assert (config.batch_size, config.distribute, config.epochs) == (64, False, 350)
@@ -78,7 +78,7 @@ def test_original_gmlp_training_command():
 
 def test_original_gmlp_evaluation_command():
     Path("imagenet").mkdir()
-    config = load(["--dataset_path", "imagenet", "--ckpt_path", write("", "a.ckpt")], task="eval", spec=GMLP,
+    config = load_config(["--dataset_path", "imagenet", "--ckpt_path", write("", "a.ckpt")], task="eval", spec=GMLP,
                   model_dir=ROOT / "gmlp")
     assert (config.model, config.task, config.distribute, config.image_size, config.crop_pct) == (
         "gmlp_ti", "eval", False, 224, 0.875)
@@ -92,7 +92,7 @@ def test_larger_gmlp_recipes_differ_from_the_small_one_in_the_drop_path_alone(si
 
 
 def test_gmlp_export_file_asks_for_one_image():
-    config = load([], task="export", spec=GMLP, model_dir=ROOT / "gmlp")
+    config = load_config([], task="export", spec=GMLP, model_dir=ROOT / "gmlp")
     assert (config.file_format, config.batch_size, config.model, config.verify) == ("MINDIR", 1, "gmlp_ti", True)
 
 
@@ -238,7 +238,7 @@ def trained_with(path):
 
 def test_evaluation_takes_network_and_data_from_its_checkpoint():
     path = write("", "best.ckpt")
-    config = load(["--ckpt_path", path, "--data_dir", "."], task="eval", spec=SPEC, model_dir=Path("model"),
+    config = load_config(["--ckpt_path", path, "--data_dir", "."], task="eval", spec=SPEC, model_dir=Path("model"),
                   trained_with=trained_with)
     assert (config.model, config.num_classes, config.image_size, config.dataset) == ("gmlp_s", 7, 32, "digits")
     assert (config.batch_size, config.distribute, config.ckpt_path, config.eval_dir) == (128, False, path, "")
@@ -390,19 +390,19 @@ def test_switched_off_weights_do_not_contradict_a_path():
 @pytest.mark.parametrize("path", sorted(DATA.glob("seed_*")) + SHIPPED, ids=lambda path: path.name)
 def test_saved_config_loads_back_equal(path):
     config = of_file(path)
-    save(config, "run/config.yaml")
+    save_config(config, "run/config.yaml")
     assert of_file(Path("run/config.yaml")) == config
 
 
 def test_saved_config_of_awkward_values_loads_back_equal():
     config = Config(prefix="1e-3", file_name="a: b # c", image="é 图.png", class_names="yes", depths=[1, 2],
                     eps=1e-300, model_file="'", img_ids="- x", dataset="list", auto_augment="a" * 300)
-    save(config, "config.yaml")
+    save_config(config, "config.yaml")
     assert of_file(Path("config.yaml")) == config
 
 
 def test_saved_config_is_ordinary_yaml_with_a_comment_for_every_section():
-    save(Config(), "config.yaml")
+    save_config(Config(), "config.yaml")
     text = Path("config.yaml").read_text(encoding="utf-8")
     assert all(f"# {title}\n" in text for title in SECTIONS.values())
     assert list(yaml.safe_load(text)) == list(FIELDS)
@@ -431,7 +431,7 @@ def test_help_shows_every_name_and_exits_with_0(capsys):
 
 
 def test_help_states_type_default_meaning_and_aliases():
-    lines = describe().splitlines()
+    lines = help_text().splitlines()
     at = lines.index("  --label_smoothing  a number >= 0 and < 1; default 0")
     assert lines[at + 1].strip() == "probability spread over the other classes (also --label_smooth_factor)"
 

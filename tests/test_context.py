@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from common.context.device.msrun import check, time
-from common.config.load.load import from_mapping
-from common.context.device.device import device_number, start
+from common.config.load import from_mapping
+from common.context.device import device_number, start
+from common.context.msrun import check_msrun, time
 from common.errors import UserError
 
 
@@ -36,12 +36,12 @@ def test_a_scheduler_whose_port_is_taken_says_so():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"the port {port} of 127.0.0.1, .* in use; give another one"):
-            check({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
-    check({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
+            check_msrun({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
+    check_msrun({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
 
 
 def test_without_msrun_above_it_a_process_does_not_wait_for_a_scheduler(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    check({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"})
-    check({})
+    check_msrun({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"})
+    check_msrun({})
     assert os.getppid() > 0

@@ -9,10 +9,11 @@ from mindspore import Tensor
 from scipy.optimize import approx_fprime
 from scipy.special import log_softmax, softmax
 
-from common.errors import UserError
-from common.loss import AsymmetricLoss, BinaryCrossEntropy, CrossEntropy, JensenShannon, SmoothCrossEntropy, SmoothMixupCrossEntropy, build_loss
 from common.augment.mixup import smooth_one_hot
-from common.config.load.options import Config
+from common.config.options import Config
+from common.errors import UserError
+from common.loss import (AsymmetricLoss, BinaryCrossEntropy, CrossEntropy, JensenShannon, SmoothCrossEntropy,
+                         SmoothMixupCrossEntropy, build_loss)
 
 ZOO = json.loads((Path(__file__).resolve().parent / "data" / "golden" / "zoo_loss.json").read_text())
 B, K = 6, 5

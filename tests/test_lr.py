@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.config.options import Config
 from common.errors import UserError
-from common.lr import cosine_decay, exponential_decay, layer_scales, peak_lr, polynomial_decay, positions, schedule, step_decay, warm_up
-from common.config.load.options import Config
+from common.lr import (cosine_decay, exponential_decay, layer_scales, peak_lr, polynomial_decay, positions, schedule,
+                       step_decay, warm_up)
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 TABLES = json.loads((GOLDEN / "schedules.json").read_text())

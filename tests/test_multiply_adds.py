@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from common.layers.cells.cells import PatchProjection
+from common.layers.cells import PatchProjection
 from entry import ROOT
 
 # variant -> its row of the table, and what is counted where that is another number

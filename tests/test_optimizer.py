@@ -6,14 +6,14 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from golden_rule import fill, image, labels
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from common.config.options import Config
 from common.errors import UserError
-from common.optimizer.build.build import build_optimizer, describe_groups, parameter_groups
-from common.optimizer.build.rules import AdamW, Adan, LARS, Lion, NAdam, SGD
-from common.config.load.options import Config
+from common.optimizer.build import build_optimizer, describe_groups, parameter_groups
+from common.optimizer.rules import LARS, SGD, AdamW, Adan, Lion, NAdam
 from common.spec import ModelSpec
+from golden_rule import fill, image, labels
 
 GOLDEN = json.loads((Path(__file__).resolve().parent / "data" / "golden" / "schedules.json").read_text())["tiny_mlp"]
 SHAPES = {"stem.weight": (4, 3, 2, 2), "stem.bias": (4,), "blocks.0.norm.gamma": (4,), "blocks.0.norm.beta": (4,),

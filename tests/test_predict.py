@@ -4,18 +4,20 @@ import json
 import logging
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 
-from common.config.load.load import from_mapping
-from common.errors import UserError
-from common.export.write.write import export_network, preprocessing_of
-from common.dataset.batches.classes import imagenet_classes, names_for, read_class_names
-from common.predict import Candidate, Predictor, Result, description_path, expand_images, format_table, load_mindir, softmax, write_csv, write_json
 from common.augment.pipeline import eval_transform
+from common.config.load import from_mapping
+from common.dataset.classes import imagenet_classes, names_for, read_class_names
+from common.dataset.images import expand_images
+from common.errors import UserError
+from common.export.description import description_path, preprocessing_of
+from common.export.load import load_mindir
+from common.export.write import export_network
+from common.predict import Candidate, Predictor, Result, format_table, softmax, write_csv, write_json
+from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 
 NAMES = ["red", "green", "blue"]
 RGB = {"red": (200, 20, 30), "green": (10, 180, 40), "blue": (20, 30, 220)}

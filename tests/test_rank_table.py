@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from common.launch.__main__ import main as main_of___main__
-from common.launch.plan import share_cores
-from common.rank_table.table.__main__ import main, own_address, parse_devices
-from common.rank_table.table.cost import all_reduce_ms, layout
-from common.rank_table.table.table import Device, Server, find_server, is_local, read as read_of_table
+from common.context.cores import share_cores
 from common.errors import UserError
+from common.launch.__main__ import main as main_of___main__
+from common.rank_table.__main__ import main
+from common.rank_table.cost import all_reduce_ms, layout
+from common.rank_table.make import own_address, parse_devices
+from common.rank_table.table import Device, Server, find_server, is_local, read_rank_table
 from entry import ROOT, run, sentence
 
 
@@ -175,15 +176,15 @@ def test_a_good_table_does_start(launched, tmp_path):
 
 
 def test_both_versions_numbers_instead_of_texts_and_unknown_fields_are_read():
-    read = read_of_table(write(with_pods([2], [1])))
+    read = read_rank_table(write(with_pods([2], [1])))
     assert (read.version, read.world_size) == ("1.2", 4)
     document = table(1, 1)
     document["server_count"] = 2
     for server in document["server_list"]:
         server["device"] = [{key: int(value) if key != "device_ip" else value for key, value in one.items()}
                             | {"device_port": "16666"} for one in server["device"]]
-    assert [one.devices[0].rank for one in read_of_table(write(document)).servers] == [0, 1]
-    assert read_of_table(write("\ufeff" + json.dumps(document))).world_size == 2
+    assert [one.devices[0].rank for one in read_rank_table(write(document)).servers] == [0, 1]
+    assert read_rank_table(write("\ufeff" + json.dumps(document))).world_size == 2
 
 
 def test_devices_are_in_the_order_of_their_ranks_and_servers_in_that_of_their_lowest():
@@ -191,27 +192,27 @@ def test_devices_are_in_the_order_of_their_ranks_and_servers_in_that_of_their_lo
     for server, ranks in zip(document["server_list"], (["3", "2"], ["0", "1"])):
         for one, rank in zip(server["device"], ranks):
             one["rank_id"] = rank
-    read = read_of_table(write(document))
+    read = read_rank_table(write(document))
     assert [(one.rank, one.id) for one in read.servers[0].devices] == [(2, 1), (3, 0)]
     assert [server.id for server in read.by_rank] == [TWO, ONE]
 
 
 def test_one_server_may_leave_out_addresses():
-    assert read_of_table(write(device(0, 0, "device_ip", servers=(1,)))).servers[0].devices[0].ip == ""
+    assert read_rank_table(write(device(0, 0, "device_ip", servers=(1,)))).servers[0].devices[0].ip == ""
 
 
 def test_a_table_that_is_still_being_written_is_waited_for():
     file = write(table(1) | {"status": "initializing"})
     finish = f"import time, pathlib; time.sleep(0.5); pathlib.Path({str(file)!r}).write_text({json.dumps(table(1))!r})"
     child = os.spawnl(os.P_NOWAIT, sys.executable, sys.executable, "-c", finish)
-    assert read_of_table(file, wait=60).world_size == 1
+    assert read_rank_table(file, wait=60).world_size == 1
     os.waitpid(child, 0)
 
 
 def found(document: dict, wanted: str | None = None, conf: str = "") -> str:
     """Which server of a table this one is, with this text in hccn.conf."""
     Path("hccn.conf").write_text(conf)
-    return find_server(read_of_table(write(document)), wanted, "hccn.conf").id
+    return find_server(read_rank_table(write(document)), wanted, "hccn.conf").id
 
 
 def test_the_server_that_the_user_names_is_taken_by_index_or_by_id():
@@ -256,9 +257,9 @@ def test_check_says_what_is_in_the_table_and_notes_odd_sets_of_devices(capsys):
 
 def test_the_command_lines_work_as_documented(tmp_path):
     file = write(table(2), tmp_path / "a table.json")
-    assert "2 ranks" in run("-m", "common.rank_table.table", "check", file).stdout
-    assert sentence(run("-m", "common.rank_table.table", "check", tmp_path / "none")).startswith("error: rank table ")
-    assert "invalid choice: 'chekc'" in sentence(run("-m", "common.rank_table.table", "chekc", file))
+    assert "2 ranks" in run("-m", "common.rank_table", "check", file).stdout
+    assert sentence(run("-m", "common.rank_table", "check", tmp_path / "none")).startswith("error: rank table ")
+    assert "invalid choice: 'chekc'" in sentence(run("-m", "common.rank_table", "chekc", file))
 
 
 def test_plan_names_rank_device_server_and_cores_of_each_process(capsys, monkeypatch):
@@ -358,7 +359,7 @@ def hccn_tool(folder: Path, answers: dict[int, str]) -> None:
 def test_make_with_given_addresses_writes_a_table_that_is_read(capsys):
     assert make("--devices", "4-5", "--server_ip", "10.0.0.7", "--device_ips", "1.1.1.4, 1.1.1.5") == 0
     assert capsys.readouterr().out == "hccl_2p_45_10.0.0.7.json\n"
-    read = read_of_table("hccl_2p_45_10.0.0.7.json")
+    read = read_rank_table("hccl_2p_45_10.0.0.7.json")
     assert read.servers == (Server("10.0.0.7", (Device(4, 0, "1.1.1.4"),
                                                            Device(5, 1, "1.1.1.5"))),)
 
@@ -368,7 +369,7 @@ def test_make_asks_the_device_tool_and_reads_hccn_conf_for_the_rest(monkeypatch,
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     Path("hccn.conf").write_text("address_0=9.9.9.9\naddress_1=172.16.0.2\n")
     assert make("--devices", "0-1", "--server_ip", "a", "--hccn_conf", "hccn.conf", "--out", "t.json") == 0
-    assert [one.ip for one in read_of_table("t.json").servers[0].devices] == ["172.16.0.1", "172.16.0.2"]
+    assert [one.ip for one in read_rank_table("t.json").servers[0].devices] == ["172.16.0.1", "172.16.0.2"]
 
 
 def test_make_of_sixteen_devices_has_a_readable_name(capsys):
@@ -414,7 +415,7 @@ def test_merge_joins_servers_in_order_and_renumbers_the_ranks(capsys):
         one["rank_id"] = str(1 - rank)  # its own order is kept
     assert main(["merge", str(write(second, Path("b.json"))), str(write(first, Path("a.json")))]) == 0
     assert capsys.readouterr().out == "hccl_2s_4p.json\n"
-    merged = read_of_table("hccl_2s_4p.json")
+    merged = read_rank_table("hccl_2s_4p.json")
     assert [server.id for server in merged.servers] == [TWO, ONE]
     assert [[(one.rank, one.id) for one in server.devices] for server in merged.servers] == [[(0, 1), (1, 0)],
                                                                                              [(2, 0), (3, 1)]]
@@ -426,7 +427,7 @@ def test_merge_joins_super_pods():
         "192.168.", "192.169."))]
     files = [str(write(document, Path(f"{number}.json"))) for number, document in enumerate(documents)]
     assert main(["merge", *files, "--out", "m.json"]) == 0
-    pods = read_of_table("m.json").document["super_pod_list"]
+    pods = read_rank_table("m.json").document["super_pod_list"]
     assert [len(pod["server_list"]) for pod in pods] == [4]
 
 

@@ -22,10 +22,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from common.config.load.load import from_mapping, load, network_arguments
-from common.dataset.batches.digits import write_digits
+from common.config.load import from_mapping, load_config, network_arguments
+from common.config.options import FIELDS, NAMES
+from common.dataset.digits import write_digits
 from common.errors import UserError
-from common.config.load.options import FIELDS, NAMES
 from entry import ROOT, environment, run
 from scripts.readme_tables import TABLE, fill, readme_files, table
 from test_rank_table import table as rank_table, write as write_rank_table
@@ -79,7 +79,8 @@ class Command:
         """The file that is run, relative to the repository."""
         words = self.words[self.program:]
         if words[0] == "-m":
-            return Path(words[1].replace(".", "/") + ".py")
+            module = Path(words[1].replace(".", "/"))
+            return module / "__main__.py" if (ROOT / module).is_dir() else module.with_suffix(".py")
         return Path(self.folder, words[0])
 
     @property
@@ -209,7 +210,7 @@ def test_the_values_of_a_command_are_accepted(command, tmp_path):
             arguments += [f"--{name}", str(tmp_path / "folder")]
     model = command.script.parts[0]
     spec = importlib.import_module(f"{model}.src.spec").SPEC
-    config = load(arguments, task=task_of(command.script), spec=spec, model_dir=ROOT / model,
+    config = load_config(arguments, task=task_of(command.script), spec=spec, model_dir=ROOT / model,
                                 trained_with=lambda path: None)
     assert {NAMES[flag] for flag in flags(arguments) if flag in NAMES} <= config.given
 
@@ -248,7 +249,6 @@ def test_a_model_is_described_in_all_chapters(folder):
     assert (ROOT / folder / "README_CN.md").is_file()
 
 
-
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
     """Those of a command that is shown are its program's; any other stands for a program of the zoo, or for msrun."""
@@ -265,7 +265,7 @@ def test_options_in_the_text_exist(file):
             loose |= set(flags(words))
     if loose - known:
         known |= options_of(msrun()) | options_of(sys.executable, "gmlp/pth2ckpt.py")
-        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table.table", name)
+        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table", name)
                                      for name in ("make", "check", "plan")))
     assert loose <= known
 

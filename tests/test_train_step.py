@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from common.optimizer.build.rules import SGD
+from common.optimizer.rules import SGD
 from common.train_step import ClassifierLoss, TrainStep
 from small_networks import Linear, WithStatistics
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
+from common.augment.operations import (Fill, auto_contrast, brightness, color, contrast, equalize, invert, posterize,
+                                       rotate, sharpness, shear_x, shear_y, solarize, solarize_add, translate_x,
+                                       translate_y)
 from common.errors import UserError, nearest
 
 FULL_MAGNITUDE = 10.0  # RandAugment's levels run from 0 to 10
@@ -23,95 +26,8 @@ GRAMMAR = ("'' (none), 'autoaugment' (also 'original' and 'v0': the ImageNet pol
            "mstd deviation of the magnitude (100 or inf: uniform), p probability of an operation, "
            "inc 1 for severity that increases with m, mmax bound of the magnitude, w0 weighted choice")
 
-Fill = tuple[int, ...]  # one value per channel, 0..255
-
 
 # The operations: (image, value, resample, fill) -> image of the same size and mode.
-
-def auto_contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Stretch each channel to the full range 0..255; ``value`` is not used."""
-    return ImageOps.autocontrast(image)
-
-
-def equalize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Flatten the histogram of each channel; ``value`` is not used."""
-    return ImageOps.equalize(image)
-
-
-def _by_table(image: Image.Image, table: Sequence[int]) -> Image.Image:
-    """Replace every channel value v by ``table[v]``."""
-    return image.point(list(table) * len(image.getbands()))
-
-
-def invert(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Replace v by 255 - v; ``value`` is not used."""
-    return _by_table(image, range(255, -1, -1))
-
-
-def posterize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Keep the ``value`` highest bits of each channel: 8 changes nothing, 0 leaves black."""
-    mask = 0xFF & ~((1 << (8 - int(value))) - 1)
-    return _by_table(image, [v & mask for v in range(256)])
-
-
-def solarize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Invert the channel values from the threshold ``value`` on: 256 changes nothing, 0 inverts all."""
-    return _by_table(image, [v if v < value else 255 - v for v in range(256)])
-
-
-def solarize_add(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Add ``value`` to the channel values below 128, up to 255."""
-    return _by_table(image, [min(255, v + int(value)) if v < 128 else v for v in range(256)])
-
-
-def color(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Blend with the grey image: factor 0 is grey, 1 the image, more is more saturated."""
-    return ImageEnhance.Color(image).enhance(value)
-
-
-def contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Blend with the mean grey level: factor 0 is flat, 1 the image."""
-    return ImageEnhance.Contrast(image).enhance(value)
-
-
-def brightness(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Blend with black: factor 0 is black, 1 the image."""
-    return ImageEnhance.Brightness(image).enhance(value)
-
-
-def sharpness(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Blend with the smoothed image: factor 0 is smooth, 1 the image, 2 sharpened."""
-    return ImageEnhance.Sharpness(image).enhance(value)
-
-
-def rotate(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Rotate by ``value`` degrees counter-clockwise about the centre."""
-    return image.rotate(value, resample, fillcolor=fill)
-
-
-def _affine(image: Image.Image, coefficients: tuple[float, ...], resample: int, fill: Fill) -> Image.Image:
-    """Take output pixel (x, y) from the input at (ax + by + c, dx + ey + f), for coefficients (a, b, c, d, e, f)."""
-    return image.transform(image.size, Image.Transform.AFFINE, coefficients, resample, fillcolor=fill)
-
-
-def shear_x(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Move each row by ``value`` times its distance from the top; positive moves to the left."""
-    return _affine(image, (1, value, 0, 0, 1, 0), resample, fill)
-
-
-def shear_y(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Move each column by ``value`` times its distance from the left edge; positive moves up."""
-    return _affine(image, (1, 0, 0, value, 1, 0), resample, fill)
-
-
-def translate_x(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Move by ``value`` times the width; positive moves to the left."""
-    return _affine(image, (1, 0, value * image.width, 0, 1, 0), resample, fill)
-
-
-def translate_y(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Move by ``value`` times the height; positive moves up."""
-    return _affine(image, (1, 0, 0, 0, 1, value * image.height), resample, fill)
 
 
 # Magnitudes: (level t, 0 = none .. 1 = full; sign, +1 or -1) -> value of the operation.

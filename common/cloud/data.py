@@ -5,10 +5,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Sequence
 
-from common.dataset.batches.archive import in_progress, marker_of, once, unpack_once
-from common.dataset.batches.cifar import LAYOUTS
+from common.config.datasets import LAYOUTS
+from common.dataset.archive import marker_of, unpack_once
+from common.dataset.once import in_progress, once
+from common.dataset.sources import EVAL_FOLDERS, TRAIN_FOLDERS
 from common.errors import UserError
-from common.dataset.batches.sources import EVAL_FOLDERS, TRAIN_FOLDERS
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CIFAR = [name for layout in LAYOUTS.values() for name in (layout.folder, layout.test)]

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping
 
-from common.cloud.staging.storage import base_name, bring, check_local, failing, has_c2net, is_remote, make_folder, optional, send as send_of_storage, sources as sources_of_storage
-from common.dataset.batches.archive import once
-from common.cloud.staging.data import data_root, unpack_archives
-from common.config.load.rules import TRAINING_TASKS, check_paths
+from common.cloud.data import data_root, unpack_archives
+from common.cloud.storage import bring, check_local, failing, optional, send as send_of_storage
+from common.config.addresses import base_name, has_c2net, is_remote, sources as sources_of_addresses
+from common.config.options import Config
+from common.config.rules import TRAINING_TASKS, check_paths
+from common.dataset.once import once
 from common.errors import UserError
+from common.files import make_folder
 from common.logger import set_up
-from common.config.load.options import Config
 
 DATA, WEIGHTS = Path("/cache/data"), Path("/cache/pretrain")  # the large local disk of both platforms
 PATIENCE_VARIABLE = "ZOO_STAGING_SECONDS"  # environment: how long a process waits for the one that fetches
@@ -127,7 +129,7 @@ def send_unfinished(config: Config, environment: Mapping[str, str]) -> None:
 def _check_addresses(config: Config) -> None:
     """A missing package, or a folder that cannot be made, is to show now and not after the training."""
     for key in ("data_url", "multi_data_url", "checkpoint_url", "train_url"):
-        for address, _ in sources_of_storage(key, getattr(config, key)):
+        for address, _ in sources_of_addresses(key, getattr(config, key)):
             if is_remote(address):
                 optional("moxing", key, address)
             elif key == "train_url":
@@ -194,8 +196,8 @@ def _results(config: Config) -> list[Path]:
 # Data.
 
 def _fetch_data(config: Config, here: Place) -> Config:
-    key = "multi_data_url" if sources_of_storage("multi_data_url", config.multi_data_url) else "data_url"
-    sources = sources_of_storage(key, getattr(config, key))
+    key = "multi_data_url" if sources_of_addresses("multi_data_url", config.multi_data_url) else "data_url"
+    sources = sources_of_addresses(key, getattr(config, key))
     if not sources:
         return config
     first = sources[0][0]
@@ -247,7 +249,7 @@ def _refuse_other_sources(folder: Path, addresses: list[str]) -> None:
 # Weights.
 
 def _fetch_weights(config: Config, here: Place) -> Config:
-    sources = sources_of_storage("checkpoint_url", config.checkpoint_url)
+    sources = sources_of_addresses("checkpoint_url", config.checkpoint_url)
     fetched: list[Path] = []
     for url, name in sources:
         if not is_remote(url) and not config.load_path:
@@ -281,7 +283,7 @@ def _with_weights(config: Config, fetched: list[Path]) -> Config:
 
 def _uses_c2net(config: Config, environment: Mapping[str, str]) -> bool:
     return has_c2net(environment) and not (config.data_url or
-                                                   sources_of_storage("multi_data_url", config.multi_data_url))
+                                                   sources_of_addresses("multi_data_url", config.multi_data_url))
 
 
 def _prepare_c2net(config: Config, here: Place) -> Config:

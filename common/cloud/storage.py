@@ -7,63 +7,16 @@ Sources: MoXing developer guide (mox.file.exists, is_directory, copy, copy_paral
 OpenI's training guide (multi_data_url and pretrain_url are JSON lists).
 """
 import contextlib
-import json
 import logging
 import shutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator, Mapping
+from typing import Iterator
 
+from common.config.addresses import REMOTE, base_name, is_remote
 from common.errors import UserError
 
-REMOTE = ("obs://", "s3://")
-C2NET = ("DATA_DOWNLOAD_METHOD", "LOCAL_DATASET_PATH")  # set where c2net is to be used
-
 logger = logging.getLogger(__name__)
-
-
-def is_remote(address: str) -> bool:
-    """Whether an address is one of the cloud's storage."""
-    return address.lower().startswith(REMOTE)
-
-
-def has_c2net(environment: Mapping[str, str]) -> bool:
-    """Whether OpenI started this process in the way that goes with its package c2net."""
-    return all(environment.get(name) for name in C2NET)
-
-
-def on_cloud(values: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
-    """Whether a run is on a cloud although it does not say so with ``enable_modelarts``: so does OpenI start it."""
-    named = [value for key in ("data_url", "train_url", "checkpoint_url", "multi_data_url")
-             for value, _ in sources(key, str(values.get(key) or ""))]
-    return any(map(is_remote, named)) or has_c2net(environment)
-
-
-def sources(key: str, text: str) -> list[tuple[str, str]]:
-    """Return address and name of what a key lists: one address, or OpenI's JSON, ``[{"dataset_url": ..., ...}]``.
-
-    Raises:
-        UserError: if it is neither.
-    """
-    text = text.strip()
-    if not text.startswith(("[", "{")):
-        return [(text, "")] if text else []
-    try:
-        entries = json.loads(text)
-        found = []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            fields = {"url": entry} if isinstance(entry, str) else {name.rsplit("_", 1)[-1]: value
-                                                                   for name, value in entry.items()}
-            found.append((str(fields["url"]), Path(str(fields.get("name", ""))).name))
-        return found
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{key}: {text!r} is neither an address nor a JSON list such as "
-                        '[{"dataset_url": "obs://bucket/a.zip", "dataset_name": "a.zip"}].') from error
-
-
-def base_name(address: str) -> str:
-    """Return the last part of an address."""
-    return address.rstrip("/").rsplit("/", 1)[-1]
 
 
 def bring(key: str, source: str, folder: Path, name: str = "") -> None:
@@ -126,14 +79,6 @@ def _copy(key: str, source: Path, target: Path) -> None:
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{key}: {target} lies in {source}, which would be copied into itself; give another folder.")
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-
-
-def make_folder(key: str, folder: Path) -> None:
-    """Make a folder, or raise a UserError that names the key."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{key}: {folder} cannot be made a folder ({error.strerror}); give another one.") from error
 
 
 def optional(name: str, key: str, address: str) -> ModuleType:

@@ -2,8 +2,8 @@
 import textwrap
 from typing import Any
 
-from common.config.load.values import describe_kind
-from common.config.load.options import FIELDS, SECTIONS
+from common.config.options import FIELDS, SECTIONS
+from common.config.values import describe_kind
 from common.spec import ModelSpec
 
 
@@ -20,7 +20,7 @@ def _other_names(name: str) -> list[str]:
     return [*metadata["aliases"], *metadata["converted_aliases"]]
 
 
-def describe(spec: ModelSpec | None = None, task: str = "train") -> str:
+def help_text(spec: ModelSpec | None = None, task: str = "train") -> str:
     """Return the help: every key by section with type, default, meaning and other names."""
     lines = ["usage: [--config_path FILE.yaml] [--key value | --key=value ...]", "",
              "Every key below stands in a YAML file as 'key: value', or on the command line, which wins.",

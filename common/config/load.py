@@ -3,24 +3,20 @@
 Precedence: defaults of the schema < YAML < flags. Keys, their other names and limits are in ``common/config/options.py``.
 """
 import os
-import re
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from common.config.load.values import coerce, kinds_of
-from common.config.load.help import describe, markdown_table
-from common.config.load.rules import TRAINING_TASKS, check, check_paths
+from common.config.addresses import on_cloud
+from common.config.datasets import CLASSES
+from common.config.help import help_text
+from common.config.options import CALLER_VARIABLE, FIELDS, NAMES, NETWORK_KEYS, Config
+from common.config.rules import TRAINING_TASKS, check, check_paths
+from common.config.values import coerce, kinds_of
+from common.config.yaml_file import read_yaml
 from common.errors import UserError, nearest
-from common.config.load.options import CALLER_VARIABLE, Config, FIELDS, NAMES, NETWORK_KEYS, SECTIONS
 from common.spec import ModelSpec
-from common.cloud.staging.storage import on_cloud
-
-__all__ = ["Config", "check", "check_paths", "describe", "from_mapping", "load", "markdown_table",
-           "load_any", "network_arguments", "read_yaml", "save"]
 
 _BLOCKS = ("context", "parallel", "model_config")
 _COMMAND_LINE = "command line"
@@ -32,33 +28,9 @@ _INPUTS = ("data_dir", "eval_dir", "ckpt_path", "resume", "img_ids", "class_name
 # Defaults that differ for a task: MAE's recipes.
 _OF_TASK = {"pretrain": {"scale": (0.2, 1.0), "interpolation": "bicubic"},
             "linprobe": {"global_pool": False, "batchnorm_head": True}}
-_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
-_FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which ``1e-3`` is a number, and a key that stands twice with different values is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: dict = {}
-        for key_node, value_node in node.value:
-            key, value = self.construct_object(key_node, deep=True), self.construct_object(value_node, deep=True)
-            if isinstance(key, Hashable) and key in seen and seen[key] != value:
-                raise UserError(f"key '{key}' stands twice, as {seen[key]!r} and as {value!r} in line "
-                                f"{key_node.start_mark.line + 1}; keep one of them")
-            seen[key if isinstance(key, Hashable) else None] = value
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that ``_Loader`` would read as numbers."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
+def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
          trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "") -> Config:
     """Return the configuration of a run.
 
@@ -76,7 +48,7 @@ def load(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
         SystemExit: with code 0 after ``--help``.
     """
     if any(word in ("--help", "-h") for word in argv):
-        sys.stdout.write(describe(spec.for_task(task), task))
+        sys.stdout.write(help_text(spec.for_task(task), task))
         raise SystemExit(0)
     flags = _read_flags(argv)
     named = _named_file(flags, Path(model_dir))
@@ -176,61 +148,6 @@ def from_mapping(values: Mapping[str, Any], source: str) -> Config:
     return _build(canonical, given=frozenset(canonical))
 
 
-def save(config: Config, path: str | Path) -> None:
-    """Write the effective configuration as YAML, by section; ``load`` reads it back to an equal ``Config``."""
-    lines = ["# The effective configuration of a run. Start it again with --config_path and this file."]
-    for section, title in SECTIONS.items():
-        lines += ["", f"# {title}"]
-        for name, field in FIELDS.items():
-            if field.metadata["section"] != section or (name == "lr" and config.base_lr is not None):
-                continue  # base_lr replaces lr, and a file must not hold both
-            value = getattr(config, name)
-            flow = None if isinstance(value, tuple) else False  # lists in brackets, all else plain
-            lines.append(yaml.dump({name: list(value) if flow is None else value}, Dumper=_Dumper,
-                                   default_flow_style=flow, allow_unicode=True, width=10**6).rstrip("\n"))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Return the first document of a YAML file; the old zoo's files hold help texts in a second and third one.
-
-    Raises:
-        UserError: if the file cannot be read, is empty, or holds no keys.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        for _ in yaml.parse(text, Loader=_Loader):
-            pass  # the whole file must be YAML, although only its first document counts
-        document = next(yaml.load_all(text, Loader=_Loader), None)
-    except OSError as error:
-        raise UserError(f"configuration {file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"configuration {file} is not a YAML file: it is not text in UTF-8.") from error
-    except UserError as error:
-        raise UserError(f"configuration {file}: {error}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        problem = _missing_space(text) or place + str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"configuration {file} is not a YAML file: {problem}.") from error
-    if document is None:
-        raise UserError(f"configuration {file} is empty; it should hold lines 'key: value'.")
-    if not isinstance(document, dict):
-        problem = _missing_space(text) or f"it is a {'list' if isinstance(document, list) else 'single value'}"
-        raise UserError(f"configuration {file} should hold lines 'key: value': {problem}.")
-    return document
-
-
-def _missing_space(text: str) -> str | None:
-    """Find ``key:value``, which YAML reads as one word."""
-    for number, line in enumerate(text.splitlines(), 1):
-        found = re.match(r"\s*([A-Za-z_]\w*):(?=[^\s:])", line)
-        if found:
-            return f"line {number}, '{line.strip()}', needs a space after '{found.group(1)}:'"
-    return None
-
-
 def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
     """Return name -> text of ``--name value`` and ``--name=value``; of a name that comes twice the later one."""
     flags: dict[str, Any] = {}
@@ -326,8 +243,8 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
         follows["enable_modelarts"] = True
     follows |= _OF_TASK.get(values.get("task"), {})
     dataset = values.get("dataset", follows.get("dataset"))
-    if dataset in _CLASSES:
-        follows["num_classes"] = _CLASSES[dataset]
+    if dataset in CLASSES:
+        follows["num_classes"] = CLASSES[dataset]
     if values.get("dynamic_loss_scale"):
         follows |= {"loss_scale": 65536.0, "drop_overflow_update": True}  # it looks for the limit by crossing it
     config = Config(**follows | values, given=given)

@@ -2,10 +2,10 @@
 import re
 from pathlib import Path
 
-from common.dataset.batches.cifar import LAYOUTS
-from common.config.load.values import describe_kind, within_limits
+from common.config.datasets import LAYOUTS
+from common.config.options import FIELDS, Config
+from common.config.values import describe_kind, within_limits
 from common.errors import UserError
-from common.config.load.options import Config, FIELDS
 
 TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
 

@@ -1,60 +1,15 @@
 """Where a process runs: device, mode, rank. Imports MindSpore inside its functions, after the environment is set."""
 import os
-from dataclasses import dataclass
 from typing import Any, Mapping
 
-import numpy as np
-
-from common.context.device.msrun import check
+from common.context.msrun import check_msrun
+from common.context.ranks import Runtime
 from common.errors import UserError
-from common.spec import ModelSpec
 
 DEVICES = ("Ascend", "GPU", "CPU")
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """The place of this process among the processes of a job.
-
-    Attributes:
-        device: Ascend, GPU or CPU.
-        rank: number of this process, from 0.
-        world_size: number of processes.
-    """
-
-    device: str = "CPU"
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files and logs that people read."""
-        return self.rank == 0
-
-    def sum(self, counts: np.ndarray) -> np.ndarray:
-        """Add up float64 values over all ranks; every rank gets the same result.
-
-        Each value travels as three float32 parts whose sum it is (24 bits each), gathered and added in rank order, so
-        that the sum is as exact as one made by a single process.
-        """
-        counts = np.asarray(counts, np.float64)
-        if self.world_size == 1:
-            return counts
-        from mindspore import Tensor, ops
-
-        parts, rest = [], counts
-        for _ in range(3):
-            parts.append(rest.astype(np.float32))
-            rest = rest - parts[-1].astype(np.float64)
-        gathered = ops.AllGather()(Tensor(np.stack(parts).reshape(1, -1))).asnumpy().astype(np.float64)
-        return gathered.sum(axis=0).reshape((3,) + counts.shape).sum(axis=0)
-
-    def barrier(self) -> None:
-        """Wait until every rank has come here."""
-        self.sum(np.zeros(1))
-
-
-def prepare_environment(spec: ModelSpec) -> None:
+def prepare_environment(uses_convolutions: bool) -> None:
     """Set the environment variables that MindSpore and its libraries read; what the user has set is kept.
 
     MindSpore's own are read when it is imported, that of its oneDNN at the first operation. Its CPU convolutions with
@@ -63,7 +18,7 @@ def prepare_environment(spec: ModelSpec) -> None:
     matrix product. Networks without such convolutions keep AVX-512, with which their matrix products can be faster.
     """
     os.environ.setdefault("GLOG_v", "3")
-    if spec.uses_convolutions:
+    if uses_convolutions:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
@@ -131,7 +86,7 @@ def _join() -> tuple[int, int]:
                         "with a rank table); start it with one, or add --distribute False to use a single device.")
     from mindspore.communication import get_group_size, get_rank, init
 
-    check(os.environ)
+    check_msrun(os.environ)
     try:
         init()
     except (RuntimeError, ValueError) as error:

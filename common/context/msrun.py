@@ -16,7 +16,7 @@ LISTENING = "0A"  # in /proc/net/tcp
 PATIENCE = 60.0  # seconds; a scheduler that is not to be seen for so long is left to the framework
 
 
-def check(environment: Mapping[str, str]) -> None:
+def check_msrun(environment: Mapping[str, str]) -> None:
     """Return when the scheduler of this machine listens, or there is none, or nothing can be said.
 
     Raises:

@@ -11,18 +11,17 @@ import gc
 import logging
 import os
 import shutil
-import sys
 from typing import Iterator
 
 import cv2
 import mindspore.dataset as ds
 import numpy as np
 
-from common.errors import UserError
 from common.augment.mixup import Mixer, smooth_one_hot
-from common.config.load.options import Config
-from common.dataset.batches.samples import Samples, steps_per_epoch
 from common.augment.pipeline import eval_transform, train_transform
+from common.config.options import Config
+from common.dataset.samples import Samples, count_steps
+from common.errors import UserError
 
 # independent streams of random numbers
 _ORDER, _IMAGE, _MIX, _NOISE = range(4)
@@ -76,7 +75,7 @@ class TrainBatches:
     def __init__(self, config: Config, samples: Samples, rank: int, world_size: int, noise_length: int = 0):
         self.config, self.samples, self.rank, self.noise_length = config, samples, rank, noise_length
         self.global_batch = config.batch_size * world_size
-        self.length = steps_per_epoch(config, len(samples), world_size) * config.accumulation_steps
+        self.length = count_steps(config, len(samples), world_size) * config.accumulation_steps
         self.transforms = [train_transform(config)]
         if config.loss == "jsd" and not noise_length:
             if config.mixup or config.cutmix:
@@ -258,10 +257,3 @@ def _pipeline(source: TrainBatches | EvalBatches, columns: list[str], config: Co
             ds.config.set_enable_shared_mem(False)
     return ds.GeneratorDataset(source, columns, sampler=sampler, num_parallel_workers=workers,
                                python_multiprocessing=processes)
-
-
-if __name__ == "__main__":
-    from common.command import run
-    from common.pictures.sheet.commands import show_batch
-
-    sys.exit(run(show_batch, sys.argv[1:]))

@@ -11,66 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common.dataset.batches.archive import download, in_progress, marker_of, once, unpack_once
+from common.config.datasets import LAYOUTS, Layout
+from common.config.options import Config
+from common.dataset.archive import download, marker_of, unpack_once
+from common.dataset.once import in_progress, once
 from common.errors import UserError
-from common.config.load.options import Config
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz"
 ADDRESS_VARIABLE = "ZOO_CIFAR_URL"  # environment: a mirror of ADDRESS
-_PIXELS = 3 * 32 * 32
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one of the data sets is delivered.
-
-    Args:
-        key: its name in the configuration.
-        title: its name for people.
-        archive: file name of the archive.
-        md5: checksum of the archive.
-        folder: the folder inside the archive.
-        train: pattern of the training files.
-        test: the evaluation file.
-        expected: the files that the archive holds, for messages.
-        class_names: file with one class name per line.
-        label_bytes: bytes before the pixels; the last one is the label.
-        classes: number of classes.
-    """
-
-    key: str
-    title: str
-    archive: str
-    md5: str
-    folder: str
-    train: str
-    test: str
-    expected: str
-    class_names: str
-    label_bytes: int
-    classes: int
-
-    @property
-    def record(self) -> int:
-        """Bytes of one record."""
-        return self.label_bytes + _PIXELS
-
-    @property
-    def test_folder(self) -> str:
-        """A folder for the test file alone, which ConvMLP's original instructions have beside that of the archive."""
-        return f"cifar-{self.classes}-val-bin"
-
-
-LAYOUTS = {
-    "cifar10": Layout("cifar10", "CIFAR-10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
-                      "cifar-10-batches-bin", "data_batch_*.bin", "test_batch.bin",
-                      "data_batch_1.bin to data_batch_5.bin, test_batch.bin", "batches.meta.txt", 1, 10),
-    "cifar100": Layout("cifar100", "CIFAR-100", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
-                       "cifar-100-binary", "train.bin", "test.bin", "train.bin, test.bin", "fine_label_names.txt", 2,
-                       100),
-}
 
 
 @dataclass(frozen=True)

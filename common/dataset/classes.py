@@ -1,12 +1,19 @@
 """The names of classes: of a file, ImageNet's, and the numbers of WordNet in words. Imports no MindSpore."""
+import dataclasses
 import functools
+import json
+import logging
 from pathlib import Path
 from typing import Sequence
 
+from common.config.options import Config
+from common.dataset.samples import Samples
 from common.errors import UserError
-from common.dataset.batches.samples import load_classes
+from common.files import DATA
 
-IMAGENET = Path(__file__).parent / "data" / "imagenet_classes.txt"  # source and licence: common/data/README.md
+IMAGENET = DATA / "imagenet_classes.txt"  # source and licence: common/data/README.md
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -62,4 +69,70 @@ def read_class_names(path: str | Path) -> list[str]:
         raise UserError(f"class_names: '{path}' cannot be read ({reason}).") from None
     if not names:
         raise UserError(f"class_names: '{path}' is empty; give one name per line, or a JSON list in a .json file.")
+    return names
+
+
+def check_classes(samples: Samples, config: Config) -> None:
+    """Hold that the number of classes which the user gave is that of the data.
+
+    Raises:
+        UserError: with both numbers and the remedy.
+    """
+    found, asked = len(samples.classes), config.num_classes
+    if "num_classes" not in config.given or asked == found:
+        return
+    if (asked, found) == (1001, 1000):
+        logger.warning("num_classes is 1001 and the data has 1000 classes: the networks of the old zoo have one more "
+                       "output, for the background, which stays unused here (the last one)")
+        return
+    raise UserError(f"num_classes: {asked}, but {samples.name} has {found} classes ({', '.join(samples.classes[:3])}"
+                    f"{' ...' if found > 3 else ''}); set num_classes: {found}, or leave it out.")
+
+
+def check_same_classes(train: Samples, evaluation: Samples) -> None:
+    """Hold that both splits have the same classes in the same order.
+
+    Raises:
+        UserError: naming the first classes that only one of them has.
+    """
+    if train.classes == evaluation.classes:
+        return
+    missing = [name for name in train.classes if name not in set(evaluation.classes)]
+    extra = [name for name in evaluation.classes if name not in set(train.classes)]
+    parts = [f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+             for what, names in (("lacks", missing), ("has besides", extra)) if names]
+    raise UserError(f"the evaluation data has {len(evaluation.classes)} classes and the training data "
+                    f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the "
+                    "same class folders.")
+
+
+def with_classes(config: Config, samples: Samples) -> Config:
+    """Check the number of classes against the data, or take it from there when the user did not say.
+
+    Raises:
+        UserError: if they differ.
+    """
+    if "num_classes" not in config.given:
+        config = dataclasses.replace(config, num_classes=len(samples.classes))
+    check_classes(samples, config)
+    return config
+
+
+def save_classes(samples: Samples, path: str | Path) -> None:
+    """Write the class names as a JSON list, in the order of the labels."""
+    Path(path).write_text(json.dumps(samples.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def load_classes(path: str | Path) -> list[str]:
+    """Read what ``save_classes`` wrote.
+
+    Raises:
+        UserError: if it is not there, or something else.
+    """
+    try:
+        names = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no list of class names ({error}).") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} is no list of class names; it should hold a JSON list of texts.")
     return names

@@ -1,6 +1,6 @@
 """The scanned digits that the repository carries, as a data set of 32 x 32 pixels, and written out in two usual forms.
 
-``python -m common.dataset.batches.digits write FOLDER`` writes them as CIFAR-10-style binary batches and as a folder of PNG images, so
+``python -m common.dataset.digits write FOLDER`` writes them as CIFAR-10-style binary batches and as a folder of PNG images, so
 that a demonstration walks the same readers as a training on one's own data. Source and licence: common/data/README.md.
 """
 import io
@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError, user_sentence
+from common.files import DATA
 
-FILE = Path(__file__).parent / "data" / "digits.npz"
+FILE = DATA / "digits.npz"
 CLASSES = [str(digit) for digit in range(10)]
 SIDE = 32  # pixels, as CIFAR's images
 TRAIN_COUNT = 1437  # of 1,797; the other 360 are for evaluation
@@ -94,7 +95,7 @@ def _write(path: Path, content: bytes) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     if len(argv) != 2 or argv[0] != "write":
-        sys.stderr.write("Usage: python -m common.dataset.batches.digits write FOLDER\n")
+        sys.stderr.write("Usage: python -m common.dataset.digits write FOLDER\n")
         return 2
     try:
         batches, pictures = write_digits(argv[1])

@@ -2,11 +2,10 @@
 
 Imports no MindSpore.
 """
-import dataclasses
+
 import json
 import logging
 import os
-import struct
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from common.config.options import Config
+from common.dataset.images import load_image
 from common.errors import UserError
-from common.config.load.options import Config
 
 _NAMED_AT_MOST = 10  # broken images named in one log line
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 logger = logging.getLogger(__name__)
 
@@ -145,82 +144,7 @@ class ArraySamples(Samples):
         raise IndexError(index)
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """Return an image file as ``to_rgb`` makes it.
-
-    Raises:
-        UserError: if it is no image, or broken.
-    """
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except _DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(f" {os.fspath(path)!r}", "") or "broken"
-        raise UserError(f"{path} is no image that can be read ({reason}); remove it, or set on_error: "
-                        "skip.".replace("\n", " ")) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as 8-bit RGB, upright: turned as the camera noted it in its EXIF data.
-
-    Grey and palette images are converted as PIL does, transparency is dropped. The 65,536 levels of 16-bit grey are
-    brought to 256; PIL alone would turn all above 255 into white.
-    """
-    image.load()
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return how the camera was held: 1 is upright, which is also taken where the EXIF data cannot be read."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DECODING_ERRORS:
-        return 1
-
-
-def check_classes(samples: Samples, config: Config) -> None:
-    """Hold that the number of classes which the user gave is that of the data.
-
-    Raises:
-        UserError: with both numbers and the remedy.
-    """
-    found, asked = len(samples.classes), config.num_classes
-    if "num_classes" not in config.given or asked == found:
-        return
-    if (asked, found) == (1001, 1000):
-        logger.warning("num_classes is 1001 and the data has 1000 classes: the networks of the old zoo have one more "
-                       "output, for the background, which stays unused here (the last one)")
-        return
-    raise UserError(f"num_classes: {asked}, but {samples.name} has {found} classes ({', '.join(samples.classes[:3])}"
-                    f"{' ...' if found > 3 else ''}); set num_classes: {found}, or leave it out.")
-
-
-def check_same_classes(train: Samples, evaluation: Samples) -> None:
-    """Hold that both splits have the same classes in the same order.
-
-    Raises:
-        UserError: naming the first classes that only one of them has.
-    """
-    if train.classes == evaluation.classes:
-        return
-    missing = [name for name in train.classes if name not in set(evaluation.classes)]
-    extra = [name for name in evaluation.classes if name not in set(train.classes)]
-    parts = [f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-             for what, names in (("lacks", missing), ("has besides", extra)) if names]
-    raise UserError(f"the evaluation data has {len(evaluation.classes)} classes and the training data "
-                    f"{len(train.classes)}: it {' and '.join(parts) or 'has them in another order'}; both need the "
-                    "same class folders.")
-
-
-def steps_per_epoch(config: Config, n: int, world_size: int) -> int:
+def count_steps(config: Config, n: int, world_size: int) -> int:
     """Return the optimizer steps of one epoch over ``n`` images.
 
     A step takes batch_size x accumulation_steps x world_size images. ``drop_remainder: false`` fills the last step with
@@ -241,33 +165,3 @@ def steps_per_epoch(config: Config, n: int, world_size: int) -> int:
     return n // step
 
 
-def with_classes(config: Config, samples: Samples) -> Config:
-    """Check the number of classes against the data, or take it from there when the user did not say.
-
-    Raises:
-        UserError: if they differ.
-    """
-    if "num_classes" not in config.given:
-        config = dataclasses.replace(config, num_classes=len(samples.classes))
-    check_classes(samples, config)
-    return config
-
-
-def save_classes(samples: Samples, path: str | Path) -> None:
-    """Write the class names as a JSON list, in the order of the labels."""
-    Path(path).write_text(json.dumps(samples.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-
-
-def load_classes(path: str | Path) -> list[str]:
-    """Read what ``save_classes`` wrote.
-
-    Raises:
-        UserError: if it is not there, or something else.
-    """
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no list of class names ({error}).") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} is no list of class names; it should hold a JSON list of texts.")
-    return names

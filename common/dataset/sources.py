@@ -8,18 +8,20 @@ import os
 from pathlib import Path
 from typing import Any, Sequence
 
-from common.dataset.batches.archive import in_progress, marker_of, unpack_once
-from common.dataset.batches.cifar import LAYOUTS, read_cifar
-from common.dataset.batches.digits import CLASSES as DIGITS
-from common.dataset.batches.digits import load_digits
+from common.config.datasets import LAYOUTS
+from common.config.options import Config
+from common.dataset.archive import marker_of, unpack_once
+from common.dataset.cifar import read_cifar
+from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
+from common.dataset.digits import CLASSES as DIGITS, load_digits
+from common.dataset.images import EXTENSIONS, load_image
+from common.dataset.once import in_progress
+from common.dataset.samples import ArraySamples, FileSamples, Samples
 from common.errors import UserError
-from common.config.load.options import Config
-from common.dataset.batches.samples import ArraySamples, FileSamples, Samples, check_classes, check_same_classes, load_classes, load_image, save_classes
 
 __all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes",
            "load_classes", "load_image", "open_samples", "save_classes"]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TRAIN_FOLDERS, EVAL_FOLDERS = ("train",), ("val", "validation", "valid", "test")
 
 

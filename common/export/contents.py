@@ -84,3 +84,9 @@ class Deployed(nn.Cell):
     def construct(self, images):
         output = self.network(self.normalise(images))
         return ops.softmax(output, -1) if self.softmax else output
+
+
+Shape = tuple[int | None, ...]
+
+
+Inputs = Sequence[tuple[str, Shape, str]]  # name, shape with None for any number of images, type

@@ -9,11 +9,12 @@ import numpy as np
 from mindspore import nn
 
 from common.errors import UserError
-from common.export.write.framework import export_with_framework
-from common.export.write.mindir_graph import read_graph
-from common.export.write.onnx_graph import BATCHES, LARGEST, size_of, translate
+from common.export.framework import export_with_framework
+from common.export.mindir_graph import read_graph
+from common.export.onnx_graph import BATCHES, LARGEST, size_of, translate
 
 Shape = tuple[int | None, ...]
+
 
 def write_onnx(network: nn.Cell, inputs: Sequence[tuple[str, Shape, str]], path: Path, output_names: Sequence[str]
                ) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from common.errors import UserError
-from common.export.write.mindir_graph import Graph, Kind, Operation
-from common.export.write.onnx_operators import OPERATORS
+from common.export.mindir_graph import Graph, Kind, Operation
+from common.export.onnx_operators import OPERATORS
 
 OPSET = 17  # the first with LayerNormalization; onnxruntime knows it since 1.13
 IR_VERSION = 8  # of the file, which belongs to that opset

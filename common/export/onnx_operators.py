@@ -9,7 +9,6 @@ from typing import Any, Callable
 import numpy as np
 
 from common.errors import UserError
-from common.export.write.mindir_graph import Operation
 
 END = 2 ** 63 - 1  # of an axis, however long
 Translation = Callable[..., Any]

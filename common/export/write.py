@@ -21,18 +21,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from common.dataset.batches.classes import one_per_output
 from common.errors import UserError, nearest
-from common.export.write.contents import Contents
-from common.export.write.framework import PLAIN, export_with_framework
-from common.export.write.onnx_file import load_onnx, write_onnx
-from common.predict import description_path, load_mindir
-from common.augment.pipeline import statistics
+from common.export.contents import Contents, Inputs, Shape
+from common.export.description import classes_of, description_path, ports, summary
+from common.export.framework import PLAIN, export_with_framework
+from common.export.load import load_mindir
+from common.export.onnx_file import load_onnx, write_onnx
 
 TOLERANCE = 1e-4  # largest difference between file and network that is still rounding
 COMPARED_IMAGES = 8
-Shape = tuple[int | None, ...]
-Inputs = Sequence[tuple[str, Shape, str]]  # name, shape with None for any number of images, type
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +89,8 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         with tempfile.TemporaryDirectory(prefix=".export_", dir=target.parent) as folder:
             file, outputs, difference = _export(network, form, inputs, Path(folder) / target.name, contents, verify)
             description = {"model": model, "file_format": file_format.upper(), "file": file.name,
-                           **_ports(inputs, outputs, contents), "inside": contents.describe(),
-                           **_classes(class_names, outputs, contents), "preprocessing": dict(preprocessing or {}),
+                           **ports(inputs, outputs, contents), "inside": contents.describe(),
+                           **classes_of(class_names, outputs, contents), "preprocessing": dict(preprocessing or {}),
                            "mindspore_version": ms.__version__,
                            "compared_images": 0 if difference is None else len(outputs[0]),
                            "largest_difference": difference}
@@ -103,7 +100,7 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         raise UserError(f"file_name: '{target}' cannot be written ({error.strerror or error}).") from error
     finally:
         network.set_train(was_training)
-    log.info("Exported %s: %s", target.parent / file.name, _summary(description))
+    log.info("Exported %s: %s", target.parent / file.name, summary(description))
     return target.parent / file.name
 
 
@@ -125,14 +122,6 @@ def choose_format(file_format: str) -> Format:
         raise UserError(f"file_format: {file_format.upper()} needs the packages {' and '.join(form.packages)}, which "
                         f"are not both installed; run 'pip install -c requirements.txt {' '.join(form.packages)}'.")
     return form
-
-
-def preprocessing_of(config: Any) -> dict[str, Any]:
-    """Return the keys of a configuration that ``eval_transform`` reads, with the statistics written out."""
-    mean, std = statistics(config)
-    return {"image_size": config.eval_image_size or config.image_size, "crop_pct": config.crop_pct,
-            "interpolation": config.interpolation, "eval_interpolation": config.eval_interpolation,
-            "in_channels": config.in_channels, "mean": list(mean), "std": list(std)}
 
 
 def _target(path: Path, form: Format) -> Path:
@@ -202,46 +191,6 @@ def _run(cell: Callable, arrays: Sequence[np.ndarray], batch: int) -> list[np.nd
         found = cell(*(ms.Tensor(array[start:start + batch]) for array in arrays))
         parts.append(found if isinstance(found, (tuple, list)) else (found,))
     return [np.concatenate([one.asnumpy() for one in port]).astype(np.float32) for port in zip(*parts)]
-
-
-def _ports(inputs: Inputs, outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
-    """Describe what goes in and what comes out."""
-    name, shape, dtype = inputs[0]
-    colours = "grey" if shape[1] == 1 else "RGB"
-    values = f"{colours}, 0..255" if contents.normalization else f"{colours}, (v / 255 - mean) / std"
-    described = {"input": {"name": name, "layout": "NCHW", "dtype": dtype, "shape": list(shape), "values": values}}
-    if inputs[1:]:
-        described["more_inputs"] = [{"name": name, "dtype": dtype, "shape": list(shape), "values": "0 <= v < 1"}
-                                    for name, shape, dtype in inputs[1:]]
-    ports = [{"name": name, "dtype": "float32", "shape": [shape[0], *output.shape[1:]]}
-             for name, output in zip(contents.output_names, outputs)]
-    return described | {"output": ports[0]} | ({"more_outputs": ports[1:]} if ports[1:] else {})
-
-
-def _classes(class_names: Sequence[str], outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
-    """Describe the classes; what is no classifier has none."""
-    count = outputs[0].shape[-1] if contents.part == "classifier" else 0
-    names = list(class_names) if count else []
-    if names:
-        one_per_output(names, count)  # refuses what does not fit
-    return {"num_classes": count, "class_names": names}
-
-
-def _summary(description: Mapping[str, Any]) -> str:
-    """Say in one line what a caller of the file needs to know."""
-    one, result, prepared = description["input"], description["output"], description["preprocessing"]
-    parts = [f"input {one['name']}, {one['dtype']} {one['layout']} {one['shape']}, {one['values']}"]
-    if "mean" in prepared:
-        parts.append(f"mean {prepared['mean']}, std {prepared['std']}"
-                     + (", inside the file" if description["inside"]["normalization"] else ""))
-    parts += [f"input {more['name']}, {more['dtype']} {more['shape']}" for more in description.get("more_inputs", ())]
-    parts += [f"output {more['name']} {more['shape']}" for more in (result, *description.get("more_outputs", ()))]
-    if description["num_classes"]:
-        parts.append(f"{description['num_classes']} classes")
-    difference = description["largest_difference"]
-    return "; ".join(parts + ["not compared with the network" if difference is None else
-                              f"largest difference from the network on {description['compared_images']} images "
-                              f"{difference:.1e}"])
 
 
 def _write_with_framework(network: nn.Cell, inputs: Inputs, path: Path, output_names: Sequence[str], file_format: str

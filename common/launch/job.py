@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from common.rank_table.table.table import find_server, read
+from common.config.options import FIELDS, NAMES
 from common.errors import UserError, nearest
-from common.config.load.options import FIELDS, NAMES
-from common.rank_table.table.table import RankTable, Server
+from common.files import ROOT
+from common.rank_table.table import RankTable, Server, find_server, read_rank_table
 
-ROOT = Path(__file__).resolve().parents[1]
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
 LAUNCHERS = ("rank_table", "msrun")
 NO_PATHS = ("", "0", "1", "false", "true", "none")  # values of path options that are no paths
@@ -117,7 +116,7 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
         raise UserError(f"{model} has no {request.task}.py (the model of {config}).")
     table = server = None
     if table_name is not None:
-        table = read(caller / table_name, _seconds(environment))
+        table = read_rank_table(caller / table_name, _seconds(environment))
         server = find_server(table, environment.get("SERVER_ID"))
     local = len(server.devices) if server else 1 if not launcher else _device_number(request.device, environment)
     results = Path(caller / environment["RESULTS_DIR"] if environment.get("RESULTS_DIR") else ROOT / "scripts")
@@ -153,7 +152,7 @@ def _take_table(with_table: bool, names: list[str]) -> str | None:
         raise UserError(f"'{names[0]}' stands where RANK_TABLE_FILE belongs; first comes the rank table, then the "
                         "configuration.")
     if _is_yaml(names[0]):
-        raise UserError(f"RANK_TABLE_FILE is missing before '{names[0]}'; 'python -m common.rank_table.table make --devices "
+        raise UserError(f"RANK_TABLE_FILE is missing before '{names[0]}'; 'python -m common.rank_table make --devices "
                         "0-7' writes one.")
     return names.pop(0)
 

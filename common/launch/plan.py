@@ -11,10 +11,11 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.config.options import CALLER_VARIABLE
+from common.context.cores import share_cores
 from common.errors import UserError
-from common.launch.job import DEVICES, Job, ROOT
-from common.config.load.options import CALLER_VARIABLE
-from common.rank_table.table.table import numbers
+from common.launch.job import DEVICES, ROOT, Job
+from common.rank_table.table import numbers
 
 # What launchers leave in the environment. A process that finds the wrong one of them waits for others that never come,
 # and RANK_TABLE_FILE alone makes MindSpore skip a check for overflow.
@@ -63,13 +64,6 @@ class Plan:
     ranks: tuple[Rank, ...]
     processes: tuple[Process, ...]
     world_size: int
-
-
-def share_cores(count: int) -> list[list[int]]:
-    """Share the cores that this process may use among ``count`` others; empty shares if there are fewer cores."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    each = len(cores) // count
-    return [cores[number * each:(number + 1) * each] for number in range(count)]
 
 
 def make_plan(job: Job) -> Plan:

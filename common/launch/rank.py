@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from common.launch.plan import share_cores
+from common.context.cores import share_cores
 
 EXIT_CODE = "exit_code"
 

@@ -1,17 +1,12 @@
 """Cells that two or more models use, their initial values, reproducible randomness, and the precision of a network."""
-import functools
 import math
-import zlib
-from typing import Callable, Sequence
+from typing import Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-
-DRAWS = 2 ** 16  # see DropPath
-RANDOM_STATE = "random_state"
 
 
 class GELU(nn.Cell):
@@ -115,115 +110,7 @@ class PatchEmbed(nn.Cell):
         return self.proj(patches.reshape(-1, self.num_patches, self.in_channels * height * width))
 
 
-class DropPath(nn.Cell):
-    """While training, drops a residual branch for some samples and divides the others by the keep probability.
-
-    Source: Huang et al. 2016, "Deep Networks with Stochastic Depth", in the per-sample form. Which samples are dropped
-    is a pure function of ``random_state`` = (stream, step) and the sample's row, because the framework's own generators
-    in a compiled graph can neither be reseeded nor restored. The function is a chain of substitutions through one fixed
-    permutation: few operations, exact on every device, no number over 2 ** 31.
-
-    Args:
-        rate: probability of dropping, in [0, 1). With 0 the cell is the identity and has no parameter.
-
-    Inputs: x, (B, ...), B at most 65,536.   Output: the same shape.
-
-    Raises:
-        UserError: if ``rate`` is out of range.
-    """
-
-    def __init__(self, rate: float = 0.0):
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise UserError(f"drop_path_rate: {rate} is not a probability in [0, 1).")
-        self.rate = float(rate)
-        self.threshold = round((1 - self.rate) * DRAWS)
-        if self.rate > 0:
-            self.table = permutation_table()
-            self.random_state = Parameter(Tensor([0, 0], ms.int32), name=RANDOM_STATE, requires_grad=False)
-
-    def construct(self, x):
-        if self.rate == 0.0 or not self.training:
-            return x
-        keep = self.draw(x.shape[0]) < self.threshold
-        mask = keep.astype(x.dtype) * (1.0 / (1.0 - self.rate))
-        return x * mask.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
-
-    def draw(self, rows: int):
-        """Return one integer per row, uniform in [0, DRAWS)."""
-        if rows > DRAWS:
-            raise ValueError(f"drop path draws for at most {DRAWS} rows, but the input has {rows}")
-        stream, step = self.random_state[0], self.random_state[1]
-        moment = self.substitute(self.substitute(step % DRAWS + stream) + step // DRAWS)
-        offset = self.substitute(moment + stream)  # once more, so that streams are not shifted copies of each other
-        return self.substitute(self.substitute(ops.arange(rows, dtype=ms.int32) + offset) + moment)
-
-    def substitute(self, index):
-        return ops.gather(self.table, index, 0)
-
-
-@functools.cache
-def permutation_table() -> Tensor:
-    """Return a random permutation of 0..DRAWS-1, twice in a row: a sum of two numbers below DRAWS is an index."""
-    once = np.random.RandomState(0).permutation(DRAWS).astype(np.int32)  # RandomState: NumPy keeps its draws for ever
-    return Tensor(np.concatenate([once, once]))
-
-
-def random_states(network: nn.Cell) -> list[Parameter]:
-    """Return the (stream, step) pairs of the network's random cells; they are no weights."""
-    return [p for p in network.get_parameters() if p.name.endswith(RANDOM_STATE)]
-
-
-def seed_random_states(network: nn.Cell, seed: int, step: int = 0) -> None:
-    """Give every random cell its own stream, which follows from its name and ``seed``, and the position ``step``."""
-    taken = set()
-    for state in random_states(network):
-        stream = zlib.crc32(f"{seed} {state.name}".encode()) % DRAWS
-        while stream in taken:  # two cells must not draw the same
-            stream = (stream + 1) % DRAWS
-        taken.add(stream)
-        state.set_data(Tensor([stream, step], ms.int32))
-
-
 # initial values
-
-def initialise(network: nn.Cell, rule: Callable[[str, tuple[int, ...], np.random.Generator], np.ndarray | None]
-               ) -> None:
-    """Set the parameters of ``network`` to what ``rule(name, shape, rng)`` returns; None leaves one as it is.
-
-    Each parameter has a generator of its own, made from its name and ``mindspore.set_seed``, so that neither order nor
-    number of the others matters. Without a seed the values differ from network to network.
-    """
-    seed = ms.get_seed()
-    entropy = np.random.SeedSequence().entropy if seed is None else seed
-    for parameter in network.get_parameters():
-        rng = np.random.default_rng([entropy, zlib.crc32(parameter.name.encode())])
-        value = rule(parameter.name, tuple(parameter.shape), rng)
-        if value is not None:
-            parameter.set_data(Tensor(np.broadcast_to(np.asarray(value, np.float32), parameter.shape).copy()))
-
-
-def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, bound: float) -> np.ndarray:
-    """Draw from a normal distribution cut off at ``-bound`` and ``bound`` (absolute), float32.
-
-    ``std`` is that of the distribution before it is cut.
-    """
-    values = rng.standard_normal(shape, np.float32) * np.float32(std)
-    while (outside := np.abs(values) > bound).any():
-        values[outside] = rng.standard_normal(int(outside.sum()), np.float32) * np.float32(std)
-    return values
-
-
-def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw weights (out, in, ...) of variance 1 / fan_in from a normal distribution cut at two deviations."""
-    std = math.sqrt(1 / math.prod(shape[1:])) / 0.87962566103423978  # that of a unit normal cut at 2
-    return truncated_normal(rng, shape, std, 2 * std)
-
-
-def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Draw weights (out, in) uniformly within sqrt(6 / (in + out))."""
-    bound = math.sqrt(6 / sum(shape))
-    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def pair(key: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -253,45 +140,3 @@ class Float32Cell(nn.Cell):
     """
 
 
-LEVELS = ("O0", "O1", "O2", "O3")
-MATRIX_CELLS = (nn.Dense, nn.Conv1d, nn.Conv2d, nn.Conv2dTranspose, PatchProjection)
-FLOAT32_CELLS = (Float32Cell, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Softmax,
-                 nn.LogSoftmax, nn.CrossEntropyLoss)
-
-
-def apply_precision(network: nn.Cell, level: str) -> nn.Cell:
-    """Set the precision of ``network`` in place; its parameters and their gradients stay float32.
-
-    - O0: float32.
-    - O1: matrix products and convolutions in float16, every other cell in float32.
-    - O2: cells in float16, but ``FLOAT32_CELLS``, norms among them, in float32.
-    - O3: like O2, and ``LayerNorm`` hands on float16; inside it is still float32.
-
-    Only innermost cells are marked. The framework would cast every operation inside a marked cell in PyNative mode, but
-    only its inputs in graph mode; innermost cells behave alike. What a network does between its cells therefore
-    follows the types of its operands, and a network casts its own result to float32.
-
-    Returns:
-        The same network.
-
-    Raises:
-        UserError: for an unknown level.
-    """
-    if level not in LEVELS:
-        raise UserError(f"amp_level: '{level}' is not one of {', '.join(LEVELS)}.")
-    if level != "O0":
-        _mark(network, level)
-    return network
-
-
-def _mark(cell: nn.Cell, level: str) -> None:
-    children = list(cell.name_cells().values())
-    if isinstance(cell, LayerNorm):
-        cell.half_result = level == "O3"
-    elif isinstance(cell, FLOAT32_CELLS):
-        cell.to_float(ms.float32)
-    elif children:
-        for child in children:
-            _mark(child, level)
-    elif not isinstance(cell, DropPath):
-        cell.to_float(ms.float32 if level == "O1" and not isinstance(cell, MATRIX_CELLS) else ms.float16)

@@ -4,17 +4,11 @@ A rank that normalises its own part of a batch moves its running statistics apar
 evaluate the network that is saved, and a continued run equals one that never stopped, the ranks' running statistics are
 averaged at the end of every epoch, before evaluating and saving, and every rank goes on with the average.
 """
-from typing import Iterable, Iterator
+from typing import Iterator
 
-import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
-from mindspore.train import Callback
+from mindspore import nn, ops
 
-from common.context.device.device import Runtime
-from common.layers.cells.cells import Float32Cell
-from common.train_step import TrainStep
-
-STATISTICS = ("moving_mean", "moving_variance")
+from common.layers.cells import Float32Cell
 
 
 class SyncBatchNorm(Float32Cell):
@@ -104,27 +98,3 @@ def _children(cell: nn.Cell) -> Iterator[tuple[int | str, nn.Cell]]:
     return iter(cell.name_cells().items())
 
 
-def statistics_of(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Return the running statistics among parameters, also those of a moving average."""
-    return [parameter for parameter in parameters if parameter.name.rsplit(".", 1)[-1] in STATISTICS]
-
-
-class SharedStatistics(Callback):
-    """Gives every rank the average of the ranks' running statistics at the end of an epoch.
-
-    Of the variances too, as is customary: they are those within a batch of one rank, by which the network was trained.
-    """
-
-    def __init__(self, step: TrainStep, runtime: Runtime):
-        super().__init__()
-        self.statistics = statistics_of(step.get_parameters())
-        self.runtime = runtime
-
-    def on_train_epoch_end(self, run_context):
-        if not self.statistics or self.runtime.world_size == 1:
-            return
-        values = np.concatenate([parameter.asnumpy().reshape(-1) for parameter in self.statistics])
-        values = (self.runtime.sum(values) / self.runtime.world_size).astype(np.float32)
-        ends = np.cumsum([parameter.size for parameter in self.statistics])
-        for parameter, value in zip(self.statistics, np.split(values, ends[:-1])):
-            parameter.set_data(Tensor(value.reshape(parameter.shape), parameter.dtype))

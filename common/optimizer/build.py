@@ -4,10 +4,10 @@ from typing import Callable, Sequence
 import numpy as np
 from mindspore import Parameter, nn
 
+from common.config.options import Config
 from common.errors import UserError, nearest
 from common.lr import layer_scales
-from common.optimizer.build.rules import AdamW, Adan, LARS, Lion, NAdam, SGD, UpdateRule
-from common.config.load.options import Config
+from common.optimizer.rules import LARS, SGD, AdamW, Adan, Lion, NAdam, UpdateRule
 from common.spec import ModelSpec
 
 RULES = {"adamw": AdamW, "nadam": NAdam, "adan": Adan, "lion": Lion, "lars": LARS, "sgd": SGD, "momentum": SGD}

@@ -2,7 +2,6 @@
 
 Imports without MindSpore.
 """
-import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Iterator, Sequence
 
 from PIL import Image, ImageDraw
 
-from common.pictures.sheet.text import fit_text, font, legible, text_width
+from common.pictures.text import fit_text, font, legible, text_width
 
 PANEL_SIZE = (460, 380)  # pixels, width and height of one panel with its title and labels
 HEADING = 32  # pixels above the panels

@@ -7,8 +7,8 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from common.pictures.sheet.chart import BLUE, FRAME, GRID, ORANGE, TEXT
-from common.pictures.sheet.text import fit_text, font, text_width
+from common.pictures.chart import BLUE, FRAME, GRID, ORANGE, TEXT
+from common.pictures.text import fit_text, font, text_width
 
 ALL_CLASSES = 24  # so many are drawn completely
 MOST_CONFUSED = 20  # of more classes, so many are drawn

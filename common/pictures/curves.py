@@ -1,58 +1,23 @@
-"""Pictures of runs: curves over the epochs, and sheets of images. Imports without MindSpore.
+"""Pictures of runs: curves over the epochs, and sheets of images.
 
-``python -m common.pictures.curves RUN [RUN ...]`` draws the curves of one run, or of several runs over each other.
+``python -m common.pictures curves RUN [RUN ...]`` draws the curves of one run, or of several runs over each other.
 """
-import io
-import json
+
 import logging
 import math
-import sys
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
-from PIL import Image, ImageDraw
-
-from common.pictures.sheet.chart import BLUE, Curve, DISTINCT, GREEN, GRID, ORANGE, PURPLE, Panel, TEXT, draw_panels
-from common.command import Parser, run
+from common.command import Parser
 from common.errors import UserError
-from common.files import write_whole
-from common.pictures.sheet.text import fit_text, font, legible, text_width
+from common.pictures.chart import BLUE, DISTINCT, GREEN, ORANGE, PURPLE, Curve, Panel, draw_panels
+from common.pictures.text import write_picture
+from common.run import HISTORY, read_history
 
-HISTORY = "history.jsonl"
-LETTERS = 14  # pixels, height of the captions of a sheet
 MOST_RUNS = 2 * len(DISTINCT)  # in one picture: each colour once as a line, once dashed
 FAR_APART = 10  # factor between the highest learning rates of runs from which on they need a logarithmic axis
 
 log = logging.getLogger(__name__)
-
-
-def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """Read ``history.jsonl``, one JSON object per line.
-
-    A process that is killed while it writes leaves half a line, and one that resumes may continue that very line:
-    what cannot be read is left out with a warning.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"history '{path}' cannot be read ({error.strerror}); "
-                        "it is the file history.jsonl in the folder of a run.") from None
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict) and "epoch" in row:
-            rows.append(row)
-        else:
-            log.warning("%s: line %d is not a whole record and is left out", path, number)
-    return rows
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path, title: str, log_lr: bool = False
@@ -128,70 +93,6 @@ def _points(history: Iterable[Mapping[str, Any]], key: str, factor: float = 1.0)
                  if isinstance(value, (int, float)) and math.isfinite(value))
 
 
-def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: str | Path, columns: int = 5,
-                size: int = 200, title: str = "", shares: Sequence[float | None] = ()) -> None:
-    """Write images in rows, each with its caption below, as one PNG.
-
-    Args:
-        images: pictures of any size and mode; each is fitted into a square, small ones with their pixels kept visible.
-        captions: one per image; line breaks are kept, and lines that are too long are cut.
-        path: the file to write; its folder is made.
-        columns: images per row.
-        size: side of the squares, in pixels.
-        title: stands above the images.
-        shares: one per image, shown as a bar between image and caption, full at 1; None: no bar.
-
-    Raises:
-        ValueError: if there are no images, or not one caption for each.
-        UserError: if the file cannot be written.
-    """
-    if not images or len(images) != len(captions):
-        raise ValueError(f"a sheet needs one caption for each image; there are {len(images)} images and "
-                         f"{len(captions)} captions")
-    gap, line_height, bar = 14, 18, 14 if shares else 0
-    columns = max(1, min(columns, len(images)))
-    rows = math.ceil(len(images) / columns)
-    lines = [[fit_text(line, LETTERS, size) for line in caption.split("\n")] for caption in captions]
-    cell = (size + gap, size + bar + line_height * max(map(len, lines)) + gap + 6)
-    above = gap + (30 if title else 0)
-    width = max(columns * cell[0] + gap, round(text_width(title, 18)) + 2 * gap if title else 0)
-    sheet = Image.new("RGB", (width, rows * cell[1] + above), "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.text((gap, 12), legible(title), fill=TEXT, font=font(18, title))
-    for number, (image, texts) in enumerate(zip(images, lines)):
-        left, top = gap + number % columns * cell[0], above + number // columns * cell[1]
-        fitted = _fit_image(image.convert("RGB"), size)
-        sheet.paste(fitted, (left + (size - fitted.width) // 2, top + (size - fitted.height) // 2))
-        if shares and shares[number] is not None:
-            pen.rectangle((left, top + size + 6, left + size - 1, top + size + 13), fill=GRID)
-            pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13), fill=BLUE)
-        for row, text in enumerate(texts):
-            pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
-                     font=font(LETTERS, text), anchor="ma")
-    write_picture(sheet, path)
-
-
-def _fit_image(image: Image.Image, size: int) -> Image.Image:
-    """Scale an image so that its longer side has ``size`` pixels."""
-    factor = size / max(image.size)
-    resample = Image.Resampling.NEAREST if factor >= 3 else Image.Resampling.LANCZOS
-    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
-
-
-def write_picture(image: Image.Image, path: str | Path) -> None:
-    """Write a picture as PNG.
-
-    Raises:
-        UserError: if it cannot be written, or the name is that of another format.
-    """
-    if Path(path).suffix.lower() not in (".png", ""):
-        raise UserError(f"'{path}' ends in {Path(path).suffix}, but pictures are written as PNG; choose a name that "
-                        "ends in .png.")
-    encoded = io.BytesIO()
-    image.save(encoded, format="PNG", optimize=True)
-    write_whole(path, encoded.getvalue())
-
-
 def _run_names(paths: Sequence[Path]) -> list[str]:
     """Name runs as briefly as tells them apart: by their folders, with as many folders above as needed."""
     folders = [(path.parent if path.name == HISTORY else path).resolve() for path in paths]
@@ -202,9 +103,10 @@ def _run_names(paths: Sequence[Path]) -> list[str]:
     raise UserError("a run is named twice; name each of them once.")
 
 
-def main(argv: Sequence[str]) -> str:
+def show_curves(argv: Sequence[str]) -> str:
     """Draw the runs that a command line names; returns what to tell."""
-    parser = Parser("common.pictures.curves", "Draw loss, accuracy and learning rate of one run, or of several over each other.")
+    parser = Parser("common.pictures curves", "Draw loss, accuracy and learning rate of one run, or of several over "
+                    "each other.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"folder of a run, or its {HISTORY}")
     parser.add_argument("--out", default="curves.png", help="picture to write (default: %(default)s)")
     parser.add_argument("--log_lr", action="store_true", help="learning rate on a logarithmic axis; several runs whose "
@@ -225,7 +127,3 @@ def main(argv: Sequence[str]) -> str:
         panels, legend = compare_histories(histories, options.log_lr)
         write_picture(draw_panels(panels, f"{len(paths)} runs", legend), options.out)
     return f"{len(paths)} run{'s' if len(paths) > 1 else ''}: {options.out}"
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:]))

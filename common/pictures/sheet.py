@@ -3,18 +3,19 @@
 Imports without MindSpore.
 """
 import logging
+import math
 from pathlib import Path
 from typing import Any, Sequence
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from common.pictures.sheet.chart import GRID
+from common.dataset.images import load_image
 from common.errors import UserError
-from common.pictures.sheet.text import fit_text, text_width
-from common.pictures.sheet.curves import LETTERS, image_sheet
-from common.dataset.batches.samples import load_image
+from common.pictures.chart import BLUE, GRID, TEXT
+from common.pictures.text import fit_text, font, legible, text_width, write_picture
 
 SHOWN_AT_MOST = 200  # images of a sheet of predictions
+LETTERS = 14  # pixels, height of the captions of a sheet
 TILE = 150  # pixels, side of an image
 
 log = logging.getLogger(__name__)
@@ -72,3 +73,53 @@ def _opened(path: str) -> Image.Image:
     if max(image.size) > TILE:
         image.thumbnail((TILE, TILE))
     return image
+
+
+def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: str | Path, columns: int = 5,
+                size: int = 200, title: str = "", shares: Sequence[float | None] = ()) -> None:
+    """Write images in rows, each with its caption below, as one PNG.
+
+    Args:
+        images: pictures of any size and mode; each is fitted into a square, small ones with their pixels kept visible.
+        captions: one per image; line breaks are kept, and lines that are too long are cut.
+        path: the file to write; its folder is made.
+        columns: images per row.
+        size: side of the squares, in pixels.
+        title: stands above the images.
+        shares: one per image, shown as a bar between image and caption, full at 1; None: no bar.
+
+    Raises:
+        ValueError: if there are no images, or not one caption for each.
+        UserError: if the file cannot be written.
+    """
+    if not images or len(images) != len(captions):
+        raise ValueError(f"a sheet needs one caption for each image; there are {len(images)} images and "
+                         f"{len(captions)} captions")
+    gap, line_height, bar = 14, 18, 14 if shares else 0
+    columns = max(1, min(columns, len(images)))
+    rows = math.ceil(len(images) / columns)
+    lines = [[fit_text(line, LETTERS, size) for line in caption.split("\n")] for caption in captions]
+    cell = (size + gap, size + bar + line_height * max(map(len, lines)) + gap + 6)
+    above = gap + (30 if title else 0)
+    width = max(columns * cell[0] + gap, round(text_width(title, 18)) + 2 * gap if title else 0)
+    sheet = Image.new("RGB", (width, rows * cell[1] + above), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((gap, 12), legible(title), fill=TEXT, font=font(18, title))
+    for number, (image, texts) in enumerate(zip(images, lines)):
+        left, top = gap + number % columns * cell[0], above + number // columns * cell[1]
+        fitted = _fit_image(image.convert("RGB"), size)
+        sheet.paste(fitted, (left + (size - fitted.width) // 2, top + (size - fitted.height) // 2))
+        if shares and shares[number] is not None:
+            pen.rectangle((left, top + size + 6, left + size - 1, top + size + 13), fill=GRID)
+            pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13), fill=BLUE)
+        for row, text in enumerate(texts):
+            pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
+                     font=font(LETTERS, text), anchor="ma")
+    write_picture(sheet, path)
+
+
+def _fit_image(image: Image.Image, size: int) -> Image.Image:
+    """Scale an image so that its longer side has ``size`` pixels."""
+    factor = size / max(image.size)
+    resample = Image.Resampling.NEAREST if factor >= 3 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)

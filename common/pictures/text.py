@@ -1,8 +1,13 @@
 """Text in pictures: which font has its letters, how wide it is, and how it is cut. Imports without MindSpore."""
 import functools
+import io
 import unicodedata
+from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageFont
+
+from common.errors import UserError
+from common.files import write_whole
 
 # Tried in this order for what the font that comes with Pillow does not have, which is all but ASCII and a few signs.
 SYSTEM_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc",
@@ -69,3 +74,17 @@ def _has(letters_of: ImageFont.FreeTypeFont, letters: frozenset[str]) -> bool:
 
 
 _COMMON = frozenset(map(chr, range(32, 127))) | {"…"}
+
+
+def write_picture(image: Image.Image, path: str | Path) -> None:
+    """Write a picture as PNG.
+
+    Raises:
+        UserError: if it cannot be written, or the name is that of another format.
+    """
+    if Path(path).suffix.lower() not in (".png", ""):
+        raise UserError(f"'{path}' ends in {Path(path).suffix}, but pictures are written as PNG; choose a name that "
+                        "ends in .png.")
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG", optimize=True)
+    write_whole(path, encoded.getvalue())

@@ -1,9 +1,9 @@
 """Rank tables: which devices of which servers work together, and which server this is. Imports no MindSpore.
 
-    python -m common.rank_table.table check FILE                              is it right, and which server is this one?
-    python -m common.rank_table.table make --devices 0-7 [--server_ip IP]     write the table of this server
-    python -m common.rank_table.table merge a.json b.json                     join the tables of several servers
-    python -m common.rank_table.table plan FILE | --cards N                   what starts where, and what it costs
+    python -m common.rank_table check FILE                              is it right, and which server is this one?
+    python -m common.rank_table make --devices 0-7 [--server_ip IP]     write the table of this server
+    python -m common.rank_table merge a.json b.json                     join the tables of several servers
+    python -m common.rank_table plan FILE | --cards N                   what starts where, and what it costs
 
 Formats 1.0 and 1.2 as the HCCL documentation describes them (hiascend.com, "rank table"). For a launch the two do not
 differ: 1.2 adds the super pods to which servers belong.
@@ -13,7 +13,6 @@ import json
 import os
 import re
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ class RankTable:
         return tuple(sorted(self.servers, key=lambda server: server.devices[0].rank))
 
 
-def read(path: str | Path, wait: float = 0.0) -> RankTable:
+def read_rank_table(path: str | Path, wait: float = 0.0) -> RankTable:
     """Read and check a rank table.
 
     Args:
@@ -95,10 +94,10 @@ def read(path: str | Path, wait: float = 0.0) -> RankTable:
             document = _load(path)
         except UserError:  # caught in the middle of being written
             continue
-    return check(document, path)
+    return check_rank_table(document, path)
 
 
-def check(document: Any, path: str | Path) -> RankTable:
+def check_rank_table(document: Any, path: str | Path) -> RankTable:
     """Check what a file says; ``path`` is named in messages."""
     path = Path(path)
     try:
@@ -113,7 +112,7 @@ def _load(path: Path) -> Any:
     except UnicodeDecodeError:
         raise UserError(f"rank table {path}: is no text in UTF-8; a rank table is a JSON file.") from None
     except OSError as error:
-        raise UserError(f"rank table {path}: cannot be read ({error.strerror}); 'python -m common.rank_table.table make' "
+        raise UserError(f"rank table {path}: cannot be read ({error.strerror}); 'python -m common.rank_table make' "
                         "writes one.") from None
     if not text.strip():
         raise UserError(f"rank table {path}: is empty; a rank table is a JSON object with server_list.")
@@ -149,7 +148,7 @@ def _check(document: Any, path: Path) -> RankTable:
     for key in ("group_list", "group_count", "instance_list", "deploy_mode"):
         if key in document:
             raise UserError(f"has '{key}', the older template of rank tables, which is not supported; write version "
-                            "1.0 with 'python -m common.rank_table.table make'.")
+                            "1.0 with 'python -m common.rank_table make'.")
     if "server_group_list" in document:
         raise UserError("has 'server_group_list': a global rank table of a scheduler, not the table of one job.")
     version = str(document.get("version", "missing"))
@@ -345,9 +344,3 @@ def numbers(values: Sequence[int]) -> str:
 def counted(number: int, what: str) -> str:
     """Write ``1 server`` or ``2 servers``."""
     return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-if __name__ == "__main__":
-    from common.rank_table.table.__main__ import main
-
-    sys.exit(main(sys.argv[1:]))

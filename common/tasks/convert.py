@@ -8,17 +8,18 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from common.context.device.device import prepare_environment
+from common.checkpoint.foreign import read, read_tensors, write_safetensors
+from common.config.options import NETWORK_KEYS
+from common.context.device import prepare_environment
 from common.errors import UserError
-from common.config.load.options import NETWORK_KEYS
+from common.files import ROOT
 from common.spec import ModelSpec
-from common.checkpoint.file.foreign import read, read_tensors, write_safetensors
 
 Architecture = Callable[[Mapping[str, np.ndarray]], dict[str, Any]]
 Say = Callable[[str], None]
 
 
-def describe(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: Architecture, model: str = "",
+def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: Architecture, model: str = "",
              num_classes: int | None = None) -> tuple[str, dict[str, Any]]:
     """Find the variant that tensors belong to.
 
@@ -63,10 +64,11 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
     Raises:
         UserError: if anything is missing or does not fit, except a head when ``num_classes`` asks for another one.
     """
-    pass
+    from common.checkpoint.file import save_checkpoint
+    from common.checkpoint.weights import load_into, weights_of
 
     source = read(path)
-    variant, settings = describe(spec, source.tensors, architecture, model, num_classes)
+    variant, settings = variant_of(spec, source.tensors, architecture, model, num_classes)
     network = spec.build(variant, **settings)
     converted = spec.convert(source.tensors)
     part = f" from its part '{source.part}'" if source.part else ""
@@ -87,7 +89,7 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
     if not settings.get("num_classes", 1):
         settings.pop("num_classes")  # weights without a head fit any number of classes
     meta = {"family": spec.name, "model": variant, "source": path.name, "config": {"model": variant, **settings}}
-    save(out, weights, meta)
+    save_checkpoint(out, weights, meta)
 
 
 def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out: Path, model: str = "",
@@ -97,9 +99,10 @@ def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out:
     Raises:
         UserError: if the checkpoint is not a whole network of this family, or ``out`` cannot be written.
     """
-    pass
+    from common.checkpoint.file import load_checkpoint
+    from common.checkpoint.weights import load_into, network_tensors
 
-    tensors, meta = load(path)
+    tensors, meta = load_checkpoint(path)
     average = meta.get("config", {}).get("ema", False)
     ours = {name: value for name, value in network_tensors(tensors, ema=average).items()
             if not name.endswith("random_state")}
@@ -107,7 +110,7 @@ def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out:
     if len(tensors) > len(ours):
         say(f"ignored: {len(tensors) - len(ours)}, state of the training"
             + (" and the weights before averaging" if average else ""))
-    variant, settings = describe(spec, ours, architecture, model)
+    variant, settings = variant_of(spec, ours, architecture, model)
     settings = _trained_with(meta) | settings
     network = spec.build(variant, **settings)
     report = load_into(network, ours, path, dead=spec.dead)
@@ -159,7 +162,7 @@ def verify(network: Any, in_channels: int, image_size: tuple[int, int]) -> list[
         Lines with a checksum of the weights (equal everywhere), one of the logits (equal up to rounding), and the top
         five classes.
     """
-    from common.checkpoint.file.file import weights_of
+    from common.checkpoint.weights import weights_of
 
     checksum = 0
     for name, parameter in sorted(weights_of(network).items()):
@@ -192,7 +195,7 @@ def compare_with_timm(spec: ModelSpec, name: str, settings: Mapping[str, Any], n
     import timm
     import torch
 
-    from common.checkpoint.file.file import weights_of
+    from common.checkpoint.weights import weights_of
 
     size = settings.get("image_size", 224)
     options = {"num_classes": settings.get("num_classes", 1000), "in_chans": settings.get("in_channels", 3)}
@@ -239,7 +242,7 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
     parser.add_argument("--against", choices=["timm"], help="run the fixed image through the written file's network "
                         "and through timm's with the same weights, and compare the logits")
     options = parser.parse_args(argv)
-    prepare_environment(spec)
+    prepare_environment(spec.uses_convolutions)
     try:
         options.ckpt_path = options.ckpt_path or _published(spec, published, address)
         _run(options, spec, architecture, timm or {})
@@ -250,7 +253,7 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
 
 def _published(spec: ModelSpec, pattern: str, address: str) -> str:
     """Find the one file of the authors that lies in the working directory or the model's folder, or in checkpoint/."""
-    homes = [Path.cwd(), Path(__file__).resolve().parents[1] / spec.name]
+    homes = [Path.cwd(), ROOT / spec.name]
     folders = dict.fromkeys(folder for home in homes for folder in (home, home / "checkpoint"))
     found = [file for folder in folders for file in sorted(folder.glob(pattern))]
     if len(found) != 1:
@@ -288,10 +291,11 @@ def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architectur
 
 def _read_again(spec: ModelSpec, architecture: Architecture, path: Path) -> tuple[str, dict[str, Any], Any]:
     """Read a written file and fill a new network with it; returns its variant, the further arguments, the network."""
-    from common.checkpoint.file.file import load, load_into, network_tensors, save, weights_of
+    from common.checkpoint.file import load_checkpoint
+    from common.checkpoint.weights import load_into
 
-    tensors, meta = load(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
-    variant, settings = describe(spec, tensors, architecture)
+    tensors, meta = load_checkpoint(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
+    variant, settings = variant_of(spec, tensors, architecture)
     settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
     network = spec.build(variant, **settings)
     load_into(network, spec.convert(tensors), path, dead=spec.dead)

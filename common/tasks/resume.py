@@ -1,19 +1,20 @@
 """Where a training begins: at its newest checkpoint, at that of another run, at given weights, or from scratch."""
-import dataclasses
+
 import logging
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
 
-from common.checkpoint.file.file import LoadReport, RunFolder, load, load_into, network_tensors, weights_of
-from common.callback import TrainingState
-from common.config.load.options import Config
-from common.context.device.device import Runtime
+from common.checkpoint.file import load_checkpoint
+from common.checkpoint.run_folder import RunFolder
+from common.checkpoint.weights import LoadReport, load_into, network_tensors
+from common.config.options import Config
+from common.context.ranks import Runtime
 from common.errors import UserError
-from common.layers.cells.cells import seed_random_states
+from common.layers.drop_path import seed_random_states
+from common.network import check_family, check_weights
+from common.run import TrainingState, plain, training_tensors
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
@@ -39,7 +40,7 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
     """
     found = folder.newest()
     if found is None and config.resume:
-        found = (Path(config.resume), *load(config.resume), [])
+        found = (Path(config.resume), *load_checkpoint(config.resume), [])
     epoch = 0
     if found is not None:
         path, tensors, meta, problems = found
@@ -67,7 +68,7 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
 
 def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> LoadReport:
     """Begin with the weights of ``config.ckpt_path``, fitted to the network if the model says how."""
-    tensors, meta = load(config.ckpt_path)
+    tensors, meta = load_checkpoint(config.ckpt_path)
     weights = network_tensors(tensors, ema=meta.get("config", {}).get("ema", False))
     check_weights(weights, meta, config, spec, step.network)
     fitted, new = spec.fit(weights, step.network) if spec.fit else (weights, [])
@@ -75,30 +76,6 @@ def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> LoadRepor
     report.resized = [name for name in report.matched if fitted[name].shape != weights[name].shape]
     report.left_out = [name for name in weights if name not in {*report.matched, *report.dead}]
     return report
-
-
-def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
-    """Refuse a checkpoint that says it holds another model.
-
-    Raises:
-        UserError: naming both.
-    """
-    held, wanted = (meta.get("family"), meta.get("model")), (spec.name, config.model)
-    if held[0] and held != wanted:
-        raise UserError(f"the checkpoint holds {held[1]} (a {held[0]} model), but the configuration asks for "
-                        f"{wanted[1]}; give --model {held[1]} or another checkpoint.")
-
-
-def check_weights(tensors: dict[str, np.ndarray], meta: dict[str, Any], config: Config, spec: ModelSpec,
-                  network: nn.Cell) -> None:
-    """Refuse weights of which the model knows that they are for another network of the family.
-
-    Raises:
-        UserError: saying which.
-    """
-    problem = spec.misfit(tensors, meta, network) if spec.misfit else ""
-    if problem:
-        raise UserError(f"ckpt_path: {config.ckpt_path} {problem}")
 
 
 def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingState, runtime: Runtime,
@@ -142,23 +119,3 @@ def _restore_step(step: TrainStep, tensors: dict[str, np.ndarray], path: Path) -
         parameter.set_data(ms.Tensor(tensors[name], parameter.dtype))
 
 
-def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
-    """Everything that a continued run needs: weights, optimizer, moving average, counters, loss scale.
-
-    Left out: what follows from the configuration or the counters (learning rates, random states), and the sums over
-    micro-batches, which are zero at the end of an epoch.
-    """
-    weights = weights_of(step.network)
-
-    def stored(name: str) -> str:
-        return name if name in weights or name.startswith(("train.", "ema.", "optimizer.")) else f"optimizer.{name}"
-
-    return {stored(p.name): p
-            for p in step.get_parameters()
-            if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """The configuration as JSON values: tuples become lists."""
-    return {f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v
-            for f in dataclasses.fields(config) if f.name != "given"}

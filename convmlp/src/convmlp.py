@@ -12,7 +12,9 @@ import numpy as np
 from mindspore import nn
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, GELU, LayerNorm, initialise, truncated_normal
+from common.layers.cells import GELU, LayerNorm
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise, truncated_normal
 
 NORM_EPS = 1e-5  # of every LayerNorm and BatchNorm
 
@@ -235,7 +237,7 @@ def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, f
     if it were dense, as in PyTorch), PyTorch's uniform one for their biases, and 0.02 for linear layers.
 
     Args:
-        name, shape, rng: see ``common.layers.cells.initialise``.
+        name, shape, rng: see ``common.layers.initial_values.initialise``.
         fan_in: name of a convolution's bias -> inputs per output.
     """
     if len(shape) == 4:

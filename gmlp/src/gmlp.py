@@ -10,7 +10,9 @@ import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, GELU, LayerNorm, PatchEmbed, initialise, lecun_normal, xavier_uniform
+from common.layers.cells import GELU, LayerNorm, PatchEmbed
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise, lecun_normal, xavier_uniform
 
 
 class PositionMixing(nn.Dense):

@@ -2,12 +2,12 @@
 import math
 from typing import Mapping, Sequence
 
-import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import Float32Cell, truncated_normal
+from common.layers.cells import Float32Cell
+from common.layers.initial_values import truncated_normal
 
 SIDE = 7  # of a window or dilated group, in tokens
 
@@ -147,7 +147,7 @@ def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, f
     Those not named here are right as they are built: zeros and ones.
 
     Args:
-        name, shape, rng: see ``common.layers.cells.initialise``.
+        name, shape, rng: see ``common.layers.initial_values.initialise``.
         fan_in: name of a bias that is drawn likewise -> inputs per output of its layer.
     """
     if len(shape) == 4 or name in fan_in:

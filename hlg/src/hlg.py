@@ -13,8 +13,11 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, LayerNorm, TanhGELU, initialise, pair
-from hlg.src.cells import Heads, SIDE, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value, smoothing, ungroup
+from common.layers.cells import LayerNorm, TanhGELU, pair
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise
+from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value,
+                           smoothing, ungroup)
 
 STEM_DIM = 32
 

@@ -18,8 +18,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, initialise, pair
-from hlg.src.cells import Heads, SIDE, as_maps, as_tokens, batch_norm, check_stages, conv, dense, fan_in_of_biases, group, initial_value, smoothing, ungroup
+from common.layers.cells import GELU, Float32Cell, LayerNorm, pair
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise
+from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, fan_in_of_biases,
+                           group, initial_value, smoothing, ungroup)
 
 BIAS_NORM_EPS = 1e-5  # of the LayerNorms in the networks of the position bias
 Places = tuple[Tensor, Tensor, tuple[int, int]]  # distances that occur (K, 2); which a pair has (N M,); (N, M)

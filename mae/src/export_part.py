@@ -4,17 +4,17 @@ from typing import Sequence
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.checkpoint.file.file import load, load_into, network_tensors
-from common.config.load.load import network_arguments
-from common.config.load.options import Config
-from common.errors import UserError
-from common.export.write.contents import Contents, Normalise
-from common.layers.cells.cells import apply_precision
-from common.tasks.train import load_network
-from common.spec import ModelSpec
 from common.augment.pipeline import statistics
-from mae.src.mae_vit import MaskedAutoencoder, VARIANCE_EPS, shuffled
-from mae.src.spec import AUTOENCODERS
+from common.checkpoint.file import load_checkpoint
+from common.checkpoint.weights import load_into, network_tensors
+from common.config.load import network_arguments
+from common.config.options import Config
+from common.errors import UserError
+from common.export.contents import Contents, Normalise
+from common.layers.precision import apply_precision
+from common.network import load_network
+from common.spec import ModelSpec
+from mae.src.mae_vit import VARIANCE_EPS, MaskedAutoencoder, shuffled
 
 _ENCODER_KEYS = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
 
@@ -28,7 +28,7 @@ def export_part(config: Config, spec: ModelSpec) -> tuple[nn.Cell, Contents] | N
     Raises:
         UserError: if the checkpoint holds no such part.
     """
-    masked = config.model in AUTOENCODERS
+    masked = spec.variants[config.model]["masked"]
     if config.part == "classifier":
         if masked:
             raise UserError(f"part: classifier is not in {config.model}, a masked autoencoder; give --part encoder or "
@@ -55,7 +55,7 @@ def encoder(config: Config, spec: ModelSpec) -> nn.Cell:
     """
     if not config.ckpt_path:
         raise UserError("ckpt_path: name the checkpoint to use (--ckpt_path FILE.ckpt).")
-    tensors, meta = load(config.ckpt_path)
+    tensors, meta = load_checkpoint(config.ckpt_path)
     if meta.get("family", spec.name) != spec.name:
         raise UserError(f"the checkpoint holds {meta.get('model')} (a {meta['family']} model), which has no encoder of "
                         f"{spec.name}; give another checkpoint.")

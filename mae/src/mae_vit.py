@@ -12,9 +12,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import LayerNorm, PatchEmbed, initialise, xavier_uniform
+from common.layers.cells import LayerNorm, PatchEmbed
+from common.layers.initial_values import initialise, xavier_uniform
 from mae.src.pos_embed import sine_cosine_table
-from mae.src.vit import Block, NORM_EPS, linear, token, with_token
+from mae.src.vit import NORM_EPS, Block, linear, token, with_token
 
 VARIANCE_EPS = 1e-6  # of the pixel normalisation
 

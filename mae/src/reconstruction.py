@@ -7,17 +7,17 @@ import mindspore as ms
 import numpy as np
 from PIL import Image
 
-from common.config.load.options import Config
-from common.context.device.device import start
+from common.augment.pipeline import eval_transform, statistics
+from common.config.options import Config
+from common.context.device import start
+from common.dataset.images import expand_images, load_image
+from common.dataset.samples import Samples
 from common.errors import UserError
 from common.logger import get_logger, set_up
-from common.pictures.sheet.curves import image_sheet
-from common.predict import expand_images
-from common.tasks.train import load_network
-from common.dataset.batches.samples import Samples, load_image
+from common.network import load_network
+from common.pictures.sheet import image_sheet
 from common.spec import ModelSpec
-from common.augment.pipeline import eval_transform, statistics
-from mae.src.mae_vit import MaskedAutoencoder, VARIANCE_EPS
+from mae.src.mae_vit import VARIANCE_EPS, MaskedAutoencoder
 
 SAMPLES = 6  # images of the picture that a training draws
 BATCH = 8  # images per call of the network

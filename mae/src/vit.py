@@ -12,7 +12,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, PatchEmbed, initialise, truncated_normal
+from common.layers.cells import GELU, Float32Cell, LayerNorm, PatchEmbed
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise, truncated_normal
 
 NORM_EPS = 1e-6
 PROBE_MOMENTUM = 0.1  # share of a batch in the running statistics

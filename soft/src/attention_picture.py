@@ -6,15 +6,15 @@ import mindspore as ms
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.config.load.options import Config
-from common.context.device.device import start
+from common.augment.pipeline import eval_transform, statistics
+from common.config.options import Config
+from common.context.device import start
+from common.dataset.images import expand_images
 from common.errors import UserError
 from common.logger import get_logger, set_up
-from common.pictures.sheet.curves import image_sheet
-from common.predict import expand_images
-from common.tasks.train import load_network
+from common.network import load_network
+from common.pictures.sheet import image_sheet
 from common.spec import ModelSpec
-from common.augment.pipeline import eval_transform, statistics
 from soft.src.softmax_free_vision_transformer import SOFT
 
 OUT = "soft_attention.png"

@@ -10,7 +10,8 @@ stand between them (Nystroem's method), so that time and memory grow linearly wi
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, TanhGELU
+from common.layers.cells import GELU, Float32Cell, LayerNorm, TanhGELU
+from common.layers.drop_path import DropPath
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
 RIDGE = 0.01              # added to the diagonal of the landmark kernel before it is inverted

@@ -10,7 +10,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells.cells import DropPath, Float32Cell, GELU, LayerNorm, initialise, pair, truncated_normal
+from common.layers.cells import GELU, Float32Cell, LayerNorm, pair
+from common.layers.drop_path import DropPath
+from common.layers.initial_values import initialise, truncated_normal
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
 
 NORM_EPS = 1e-6           # of the LayerNorms in the last stage and after it
@@ -294,7 +296,7 @@ def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator, f
     and in the normalised variants the linear layers of the softmax-free stages too, PyTorch's uniform distribution.
 
     Args:
-        name, shape, rng: see ``common.layers.cells.initialise``.
+        name, shape, rng: see ``common.layers.initial_values.initialise``.
         fan_in: name of a bias -> inputs per output of its layer.
         normalised: whether the network is a normalised one.
     """

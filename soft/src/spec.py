@@ -1,13 +1,14 @@
 """What the zoo knows of SOFT: variants, names of weights, log lines. Imports without MindSpore."""
 import inspect
-import re
 from dataclasses import replace
 from typing import Any, Mapping
 
 import numpy as np
 
 from common.errors import UserError, nearest
-from common.spec import ModelSpec, OLD_ZOO_STYLE
+from common.logger import OLD_ZOO_STYLE
+from common.spec import ModelSpec
+from soft.src.weights import architecture, convert, restore
 
 # name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has
 # 20 blocks in stage 3 and 38.9 M parameters; the 24.1 M of the paper and of their table need 7, here soft_small_24m.
@@ -26,34 +27,6 @@ VARIANTS = {f"{family}_{size}": {"dims": dims, "num_heads": heads, "depths": dep
 
 LOG_STYLE = replace(OLD_ZOO_STYLE, evaluation="accuracy={top1:.6f}, per step time: {step_time:.4f}s")
 
-# the authors' names -> ours, and back; the order matters where one is part of another
-NAMES = (
-    (r"^pos_embed([1-4])$", r"position\1.table"),
-    (r"\.att\.mha\.W_q\.", ".attn.query."),
-    (r"\.att\.mha\.W_v\.", ".attn.value."),
-    (r"\.att\.mha\.attn\.Qlandmark_op\.", ".attn.landmark."),
-    (r"\.att\.mha\.attn\.Qnorm_act\.0\.", ".attn.landmark_norm."),
-    (r"\.att\.mha\.attn\.conv\.", ".attn.local."),
-    (r"\.att\.mha\.ff\.", ".attn.proj."),
-    (r"\.att\.(norm1|norm2)\.", r".\1."),
-    (r"\.att\.ff([12])\.", r".fc\1."),
-)
-BACK = (
-    (r"^position([1-4])\.table$", r"pos_embed\1"),
-    (r"^(block[123]\.\d+)\.attn\.query\.", r"\1.att.mha.W_q."),
-    (r"^(block[123]\.\d+)\.attn\.value\.", r"\1.att.mha.W_v."),
-    (r"^(block[123]\.\d+)\.attn\.landmark\.", r"\1.att.mha.attn.Qlandmark_op."),
-    (r"^(block[123]\.\d+)\.attn\.landmark_norm\.", r"\1.att.mha.attn.Qnorm_act.0."),
-    (r"^(block[123]\.\d+)\.attn\.local\.", r"\1.att.mha.attn.conv."),
-    (r"^(block[123]\.\d+)\.attn\.proj\.", r"\1.att.mha.ff."),
-    (r"^(block[123]\.\d+)\.(norm1|norm2)\.", r"\1.att.\2."),
-    (r"^(block[123]\.\d+)\.fc([12])\.", r"\1.att.ff\2."),
-)
-# prefix of a norm's tensors, under our names: BatchNorm is the second of each three cells of a patch embedding
-NORM = re.compile(r"(^|\.)(norm|norm1|norm2|landmark_norm|proj\.[147])$")
-KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-KINDS_BACK = {ours: theirs for theirs, ours in KINDS.items()}
-
 
 def network(**arguments: Any):
     """Build the network; see ``soft.src.softmax_free_vision_transformer.SOFT``."""
@@ -64,62 +37,6 @@ def network(**arguments: Any):
         if key not in known:
             raise UserError(f"{key} is not an argument of SOFT; there are {', '.join(known)}.{nearest(key, known)}")
     return SOFT(**arguments)
-
-
-def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename the authors' tensors to ours, and leave out the counters of PyTorch's BatchNorm; other names are kept."""
-    renamed = {}
-    for name, value in tensors.items():
-        name = _renamed(name, NAMES)
-        prefix, _, kind = name.rpartition(".")
-        if kind != "num_batches_tracked":
-            renamed[f"{prefix}.{KINDS[kind]}" if kind in KINDS and NORM.search(prefix) else name] = value
-    return renamed
-
-
-def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename our tensors to the authors'; PyTorch does not miss the counters."""
-    renamed = {}
-    for name, value in tensors.items():
-        prefix, _, kind = name.rpartition(".")
-        name = f"{prefix}.{KINDS_BACK[kind]}" if kind in KINDS_BACK and NORM.search(prefix) else name
-        renamed[_renamed(name, BACK)] = value
-    return renamed
-
-
-def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        if re.search(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
-
-
-def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Constructor arguments that a whole set of weights, under either names, was made for.
-
-    The heads of the last stage leave no trace in the weights; they are taken to be as wide as those before, as in every
-    published variant. Nor does the normalised kernel: the file itself does not tell soft_tiny from soft_norm_tiny.
-
-    Returns:
-        An empty dict if the tensors are not those of a SOFT; no ``num_classes`` without a head.
-    """
-    ours = convert(tensors)
-    depths = tuple(_count(ours, rf"block{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-    stem = ours.get("patch_embed1.proj.0.weight")
-    widths = [ours.get(f"position{stage}.table") for stage in (1, 2, 3, 4)]
-    landmarks = [ours.get(f"block{stage}.0.attn.landmark.weight") for stage in (1, 2, 3)]
-    if 0 in depths or any(tensor is None for tensor in (stem, *widths, *landmarks)):
-        return {}
-    dims = tuple(table.shape[-1] for table in widths)
-    head_dims = [kernel.shape[0] for kernel in landmarks]
-    arguments = {"in_channels": stem.shape[1], "dims": dims, "depths": depths,
-                 "num_heads": tuple(dim // width for dim, width in zip(dims, [*head_dims, head_dims[-1]]))}
-    hidden = ours.get("block1.0.fc1.weight")
-    if hidden is not None and hidden.shape[0] != 4 * dims[0]:
-        arguments["mlp_ratio"] = hidden.shape[0] / dims[0]
-    if "head.weight" in ours:
-        arguments["num_classes"] = len(ours["head.weight"])
-    return arguments
 
 
 def misfit(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], network: Any) -> str:
@@ -138,11 +55,6 @@ def misfit(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], network: 
               " ".join(f"--{key} {','.join(map(str, found[key]))}" for key in wrong))
     return (f"is for a network with {', '.join(f'{key} {list(found[key])}' for key in wrong)}, but this one has "
             f"{', '.join(f'{key} {list(getattr(network, key))}' for key in wrong)}; give {advice}.")
-
-
-def _count(names: Mapping[str, Any], pattern: str) -> int:
-    """One more than the highest number that ``pattern`` finds in the names."""
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
 
 
 def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:

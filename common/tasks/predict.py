@@ -1,0 +1,60 @@
+"""Predict the classes of images: a story from top to bottom."""
+
+
+from common.augment.pipeline import eval_transform
+from common.config.options import Config
+from common.context.device import start
+from common.dataset.classes import read_class_names
+from common.dataset.images import expand_images
+from common.errors import UserError
+from common.export.description import read_description
+from common.logger import get_logger
+from common.network import load_network
+from common.pictures.sheet import prediction_sheet
+from common.predict import Predictor, Result, format_table, write_csv, write_json
+from common.run import open_console
+from common.spec import ModelSpec
+
+
+def predict(config: Config, spec: ModelSpec) -> list[Result]:
+    """Classify the images of ``config.image`` with a checkpoint or an exported file, and print a table.
+
+    Raises:
+        UserError: if there is nothing to classify with, nothing to classify, or none of the images can be.
+    """
+    if not config.image:
+        raise UserError("image: name the images to classify (--image FILE, FOLDER or 'PATTERN').")
+    images = expand_images(config.image)
+    open_console(spec, start(config))
+    names = read_class_names(config.class_names) if config.class_names else None
+    if config.model_file:
+        predictor = Predictor.from_file(config.model_file, names, config.batch_size, config.top_k)
+        _check_exported(config, spec)
+    else:
+        network, _, classes = load_network(config, spec)
+        predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
+                              top_k=config.top_k)
+    results = predictor(images)
+    if not predictor.given_names and predictor.class_names:
+        shown = "ImageNet's are shown" if len(predictor.class_names) >= 1000 else "numbers are shown"
+        get_logger().info(f"No class names came with this network, so that {shown}; --class_names FILE gives others.")
+    print(format_table(results))
+    if config.json:
+        write_json(results, config.json)
+    if config.csv:
+        write_csv(results, config.csv)
+    if config.sheet:
+        prediction_sheet(results, config.sheet)
+    if not any(result.top for result in results):
+        raise UserError(f"image: none of the {len(results)} images could be classified; {results[0].source}: "
+                        f"{results[0].error}.")
+    return results
+
+
+def _check_exported(config: Config, spec: ModelSpec) -> None:
+    """Refuse an exported file that says it holds a network of another model."""
+    held = read_description(config.model_file).get("model", "")
+    known = {*spec.variants, *spec.aliases, *spec.display_names.values()}
+    if held and held.lower() not in map(str.lower, known):
+        raise UserError(f"model_file: '{config.model_file}' holds {held}, which is no variant of {spec.name}; use the "
+                        "infer.py of its own model.")

@@ -1,0 +1,101 @@
+"""Names of gMLP's tensors in other people's files. Imports without MindSpore."""
+import math
+import re
+from typing import Any, Mapping
+
+import numpy as np
+
+from common.errors import UserError
+
+# lucidrains/g-mlp-pytorch -> ours, tried in this order on the beginning of a name
+LUCIDRAINS = (
+    (r"to_patch_embed\.1\.", "stem.proj."),
+    (r"layers\.(\d+)\.fn\.norm\.", r"blocks.\1.norm."),
+    (r"layers\.(\d+)\.fn\.fn\.proj_in\.0\.", r"blocks.\1.fc1."),
+    (r"layers\.(\d+)\.fn\.fn\.sgu\.norm\.", r"blocks.\1.gate.norm."),
+    (r"layers\.(\d+)\.fn\.fn\.sgu\.(weight|bias)$", r"blocks.\1.gate.proj.\2"),
+    (r"layers\.(\d+)\.fn\.fn\.proj_out\.", r"blocks.\1.fc2."),
+    (r"to_logits\.0\.", "norm."),
+    (r"to_logits\.2\.", "head."),
+)
+LUCIDRAINS_NORM_EPS = 1e-5
+
+
+def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename the tensors of timm or lucidrains to ours; names of neither are kept.
+
+    Raises:
+        UserError: for lucidrains' gate with several heads, which this network does not have.
+    """
+    if "to_patch_embed.1.weight" in tensors:
+        tensors = _from_lucidrains(tensors)
+    renamed = {}
+    for name, value in tensors.items():
+        name = name.replace("mlp_channels.", "")
+        name = re.sub(r"(^|\.)norm\.weight$", r"\1norm.gamma", name)
+        renamed[re.sub(r"(^|\.)norm\.bias$", r"\1norm.beta", name)] = value
+    return renamed
+
+
+def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename our tensors to those of timm."""
+    renamed = {}
+    for name, value in tensors.items():
+        name = re.sub(r"(^|\.)(fc1|fc2|gate)\.", r"\1mlp_channels.\2.", name)
+        renamed[name.replace("norm.gamma", "norm.weight").replace("norm.beta", "norm.bias")] = value
+    return renamed
+
+
+def _from_lucidrains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    renamed = {}
+    for name, value in tensors.items():
+        if name == "to_patch_embed.1.weight":
+            value = value.reshape(len(value), *_patch_shape(value.shape[1]))
+        elif re.search(r"\.sgu\.(weight|bias)$", name):
+            if len(value) != 1:
+                raise UserError(f"{name} has {len(value)} heads; a gate with more than one head is another network.")
+            value = value[0]
+        for pattern, replacement in LUCIDRAINS:
+            if re.match(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        renamed[name] = value
+    return renamed
+
+
+def _patch_shape(pixels: int) -> tuple[int, int, int]:
+    """Channels, height and width of a square patch of so many values: colour if that is possible."""
+    for channels in (3, 1):
+        side = math.isqrt(pixels // channels)
+        if channels * side * side == pixels:
+            return channels, side, side
+    raise UserError(f"to_patch_embed.1.weight has {pixels} columns, which is no square patch of 3 or 1 channels.")
+
+
+def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Constructor arguments that a set of weights, under any of the known names, was made for.
+
+    Returns:
+        An empty dict if the tensors are not those of a gMLP for square images; no ``num_classes`` without a head.
+    """
+    ours = convert(tensors)
+    needed = ("stem.proj.weight", "blocks.0.fc1.weight", "blocks.0.gate.proj.weight")
+    if any(name not in ours for name in needed):
+        return {}
+    stem, fc1, gate = (ours[name] for name in needed)
+    rows = math.isqrt(len(gate))
+    if stem.ndim != 4 or rows * rows != len(gate):
+        return {}
+    embed_dim, in_channels, patch_size, _ = stem.shape
+    arguments = {"image_size": rows * patch_size, "in_channels": in_channels, "patch_size": patch_size,
+                 "embed_dim": embed_dim, "mlp_ratio": _whole(len(fc1) / embed_dim),
+                 "depth": 1 + max(int(found[1]) for name in ours if (found := re.match(r"blocks\.(\d+)\.", name)))}
+    if "head.weight" in ours:
+        arguments["num_classes"] = len(ours["head.weight"])
+    if "to_patch_embed.1.weight" in tensors:
+        arguments["norm_eps"] = LUCIDRAINS_NORM_EPS
+    return arguments
+
+
+def _whole(value: float) -> int | float:
+    return int(value) if value == int(value) else value

@@ -1,0 +1,388 @@
+"""Pictures that people look at: what is drawn where, what is written beside it, and what happens when it cannot be."""
+import csv
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from common.augment.mixup import Mixer
+from common.checkpoint.file import save_checkpoint
+from common.checkpoint.weights import weights_of
+from common.command import run
+from common.config.load import from_mapping
+from common.config.options import FIELDS
+from common.context.ranks import Runtime
+from common.dataset.batches import EvalBatches, TrainBatches
+from common.dataset.digits import write_digits
+from common.dataset.samples import ArraySamples
+from common.dataset.sources import open_samples
+from common.errors import UserError
+from common.main import main
+from common.metric import UNANSWERED, UNREAD, Answers
+from common.network import build_network
+from common.pictures.batch import captions_of, show_batch
+from common.pictures.chart import BLUE, GREEN, GRID, HEADING, LEGEND_ROW, MARGINS, ORANGE, PURPLE, SHADE
+from common.pictures.confusion import CELL, draw_confusion, most_confused
+from common.pictures.report import FILES, make_folder, write_report
+from common.pictures.schedule import show_schedule
+from common.pictures.sheet import TILE, prediction_sheet, short_names, with_share
+from common.predict import Candidate, Result
+from entry import TINY
+from gmlp.src.spec import SPEC
+
+
+def near(image, color, tolerance=12):
+    """Where an image has about this colour, bool (rows, columns)."""
+    wanted = np.array(ImageColor.getrgb(color) if isinstance(color, str) else color)
+    return (np.abs(np.asarray(image.convert("RGB")).astype(int) - wanted) < tolerance).all(axis=2)
+
+
+def noise(count, size=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (count, size, size, 3), np.uint8)
+
+
+# confusion matrix
+
+def test_every_cell_has_its_count_s_colour():
+    image = draw_confusion(np.array([[8, 2], [0, 5]]), ["cat", "dog"])
+    right, wrong = near(image, BLUE), near(image, ORANGE)
+    assert right.sum() > 0.6 * CELL * CELL and not wrong.any()  # 5 of 5 is the full colour, 2 of 10 a faint one
+    rows, columns = np.nonzero(right)
+    left, top = columns.max() - 2 * CELL, rows.max() - 2 * CELL + 1
+    faint = tuple(round(255 + (0.12 + 0.88 * 0.2) * (channel - 255)) for channel in ImageColor.getrgb(ORANGE))
+    assert near(image.crop((left + CELL + 2, top + 2, left + 2 * CELL - 2, top + 8)), faint, 3).all()
+    assert near(image.crop((left + 2, top + CELL + 3, left + CELL - 2, top + 2 * CELL - 3)), "white", 1).all()
+
+
+@pytest.mark.parametrize("classes, cells", [(2, 2), (10, 10), (24, 24), (25, 21), (1000, 21)])
+def test_the_matrix_stays_legible_for_any_number_of_classes(classes, cells):
+    matrix = np.eye(classes, dtype=int) * 40 + np.roll(np.eye(classes, dtype=int), 1, axis=1)
+    names = [f"a class with a rather long name, number {number}" for number in range(classes)]
+    image = draw_confusion(matrix, names)
+    assert image.width < 420 + cells * CELL and image.height < 420 + cells * CELL
+    assert image.width >= cells * CELL
+
+
+def test_the_most_confused_classes_stand_side_by_side():
+    matrix = np.eye(50, dtype=int) * 9
+    matrix[7, 3], matrix[40, 41], matrix[3, 8], matrix[0, 1] = 6, 5, 4, 1
+    assert most_confused(matrix, 5) == [7, 3, 8, 40, 41]
+    assert most_confused(matrix) == [7, 3, 8, 40, 41, 0, 1]
+    assert most_confused(np.eye(30, dtype=int)) == []
+    wider = np.column_stack([np.eye(30, dtype=int), np.zeros(30, int)])
+    wider[2, 30] = 1  # the network's output that stands for no class
+    assert most_confused(wider) == [2]
+
+
+# answers and report
+
+def answers_for(samples, batch, world_size=1, wrong=()):
+    """Answers as each rank collects them: right but for some images, which are taken for the next class."""
+    config = from_mapping({"image_size": 8, "eval_batch_size": batch, "dataset": "digits"}, "test")
+    found = []
+    for rank in range(world_size):
+        runtime = Runtime("CPU", rank, world_size)
+        found.append(Answers(samples, batch, runtime))
+        for number, (_, labels) in enumerate(map(EvalBatches(config, samples, rank, world_size).__getitem__,
+                                                 range(len(EvalBatches(config, samples, rank, world_size))))):
+            first = (number * world_size + rank) * batch
+            index = np.arange(first, first + batch)
+            said = np.where(np.isin(index, wrong), (labels + 1) % len(samples.classes), labels)
+            found[-1].collect(number, labels, said.astype(np.int32), (0.5 + index / 1000).astype(np.float32))
+    return found
+
+
+def samples_of(labels, classes):
+    return ArraySamples("test", classes, np.array(labels), noise(len(labels)), [("file.bin", len(labels))])
+
+
+@pytest.mark.parametrize("world_size, batch", [(1, 4), (1, 64), (2, 3), (3, 4)])
+def test_every_image_is_answered_once_whatever_the_ranks_and_batches(world_size, batch):
+    samples = samples_of(np.arange(23) % 3, "abc")
+    parts = answers_for(samples, batch, world_size, wrong=[5, 22])
+    seen = np.stack([part.predicted != UNREAD for part in parts])
+    assert (seen.sum(0) == 1).all()
+    whole = parts[0]
+    whole.predicted, whole.probability = (np.where(seen, np.stack([getattr(part, name) for part in parts]), 0).sum(0)
+                                          for name in ("predicted", "probability"))
+    assert whole.mistakes().tolist() == [22, 5]
+    assert whole.matrix().tolist() == [[8, 0, 0], [0, 7, 1], [1, 0, 6]]
+
+
+def test_batches_in_another_order_are_noticed():
+    answers = Answers(samples_of([0, 1, 0], "ab"), 3, Runtime())
+    with pytest.raises(RuntimeError, match="does not hold the images from 0 on"):
+        answers.collect(0, np.array([1, 0, 0]), np.zeros(3, np.int32), np.zeros(3, np.float32))
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
+    samples = samples_of([0, 0, 0, 1, 1, 2], ["cat", "dog", "emu", "fox"])
+    answers = Answers(samples, 6, Runtime())
+    answers.collect(0, samples.labels, np.array([0, 1, 1, 1, UNANSWERED, 2], np.int32),
+                    np.array([0.9, 0.6, 0.8, 0.7, np.nan, 1.0], np.float32))
+    write_report(answers, make_folder("new/report"))
+    assert [tuple(row.values()) for row in read_csv("new/report/classes.csv")] == [
+        ("0", "cat", "3", "1", "0.333333", "dog", "2"), ("1", "dog", "2", "1", "0.500000", "", ""),
+        ("2", "emu", "1", "1", "1.000000", "", ""), ("3", "fox", "0", "0", "", "", "")]
+    assert [tuple(row.values()) for row in read_csv("new/report/mistakes.csv")] == [
+        ("file.bin record 2", "0", "cat", "1", "dog", "0.800000"),
+        ("file.bin record 1", "0", "cat", "1", "dog", "0.600000"), ("file.bin record 4", "1", "dog", "", "", "")]
+    with Image.open("new/report/mistakes.png") as sheet:
+        bar = near(sheet, BLUE).sum(axis=0)
+    assert {path.name for path in Path("new/report").iterdir()} == set(FILES)
+    assert 0.8 * TILE + 0.6 * TILE - 6 < (bar >= 6).sum() < 0.8 * TILE + 0.6 * TILE + 6
+
+
+def test_a_report_without_mistakes_and_one_of_a_thousand_classes():
+    good = Answers(samples_of([0, 1], "ab"), 2, Runtime())
+    good.collect(0, np.array([0, 1]), np.array([0, 1], np.int32), np.ones(2, np.float32))
+    write_report(good, make_folder("good"))
+    assert read_csv("good/mistakes.csv") == [] and Image.open("good/mistakes.png").height < 100
+    many = samples_of(np.arange(1000), [f"n{number:08}" for number in range(1000)])
+    answers, = answers_for(many, 500, wrong=range(40))
+    answers.predicted[999] = 1000  # of 1001 outputs
+    write_report(answers, make_folder("many"))
+    assert len(read_csv("many/classes.csv")) == 1000 and len(read_csv("many/mistakes.csv")) == 41
+    assert read_csv("many/mistakes.csv")[0]["predicted_name"] == "class 1000"
+    assert Image.open("many/mistakes.png").width == 6 * (TILE + 14) + 14  # six images in a row
+
+
+def test_a_report_that_has_no_place_is_refused_before_the_evaluation():
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="report: 'file/x' cannot be made a folder"):
+        make_folder("file/x")
+
+
+# predictions
+
+def results(*probabilities):
+    """Results for images of one colour each, in the working directory."""
+    found = []
+    for number, probability in enumerate(probabilities):
+        Image.new("RGB", (300, 300), (0, 160, 40 + number)).save(f"{number}.png")
+        found.append(Result(f"{number}.png", (Candidate(number, f"class {number}", probability),)))
+    return found
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    prediction_sheet(results(1.0, 0.5, 0.1), "sheet.png")
+    sheet = Image.open("sheet.png")
+    rows, _ = np.nonzero(near(sheet, BLUE))
+    lefts = [14 + number * (TILE + 14) for number in range(3)]
+    lengths = [near(sheet.crop((left, rows.min(), left + TILE, rows.min() + 1)), BLUE).sum() for left in lefts]
+    assert lengths == pytest.approx([TILE, TILE / 2, TILE / 10], abs=2)
+    assert [near(sheet, (0, 160, 40 + n), 1).sum() for n in range(3)] == [TILE * TILE] * 3
+
+
+def test_a_broken_image_is_grey_and_has_no_bar():
+    Path("broken.png").write_text("x")
+    prediction_sheet([*results(1.0), Result("broken.png", error="cannot be read: cut")], "sheet.png")
+    sheet = Image.open("sheet.png").convert("RGB")
+    tile = sheet.crop((14 + TILE + 14, 0, sheet.width, sheet.height))
+    assert not near(tile, BLUE).any() and near(tile.crop((0, 44, TILE, 44 + TILE)), GRID, 1).all()
+
+
+def test_a_sheet_shows_no_more_images_than_can_be_looked_at(caplog, monkeypatch):
+    logging.getLogger("common.pictures.sheet").addHandler(caplog.handler)
+    monkeypatch.setattr("common.pictures.sheet.SHOWN_AT_MOST", 2)
+    prediction_sheet(results(1.0, 0.5, 0.1), "sheet.png")
+    assert "the first 2 of 3 images" in caplog.text
+    assert not near(Image.open("sheet.png"), (0, 160, 42), 1).any()
+
+
+def test_captions_keep_the_share_and_the_end_of_a_path():
+    assert with_share("tench", 0.12345) == "tench: 12.3 %"
+    assert with_share("a very long name of a class of things", 1).endswith("…: 100.0 %")
+    assert short_names(["/data/val/cat/7.png", "x/" * 40 + "photograph of a holiday that never ended.jpg"]) == [
+        "data/val/cat/7.png", short_names(["photograph of a holiday that never ended.jpg"])[0]]
+    assert short_names(["photograph of a holiday that never ended.jpg"])[0].startswith("…")
+
+
+# what training gets
+
+def test_a_sheet_shows_the_pixels_of_the_training_batch():
+    arguments = ["--dataset", "digits", "--image_size", str(TILE), "--batch_size", "9", "--re_prob", "0.5",
+                 "--auto_augment", "randaug-m9-mstd0.5-inc1", "--mixup", "0.8"]
+    assert "4 of 9 images" in show_batch([*arguments, "--batch", "2", "--count", "4", "--out", "x.png"])
+    config = from_mapping({"dataset": "digits", "image_size": TILE, "batch_size": 9, "re_prob": 0.5, "mixup": 0.8,
+                           "auto_augment": "randaug-m9-mstd0.5-inc1"}, "test")
+    images, _ = TrainBatches(config, open_samples(config, "train"), 0, 1)[2]
+    sheet = Image.open("x.png").convert("RGB")
+    top = 14 + 30
+    for row in range(4):
+        left = 14 + row * (TILE + 14)
+        pixels = np.asarray(sheet.crop((left, top, left + TILE, top + TILE))).astype(int)
+        expected = np.clip((images[row].transpose(1, 2, 0) * 0.5 + 0.5) * 255, 0, 255)
+        assert np.abs(pixels - expected).max() <= 0.51
+
+
+def test_mixed_labels_are_shown_with_their_shares():
+    samples = samples_of([0, 1, 2, 2], ["cat", "dog", "emu"])
+    targets = np.array([[0.65, 0.3, 0.05], [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]])
+    assert captions_of(targets, samples) == ["cat: 65.0 %\ndog: 30.0 %", "cat: 90.0 %", "emu: 90.0 %"]
+    assert captions_of(np.array([2, -1, 0]), samples) == ["emu", "", "cat"]
+    images, rng = np.zeros((4, 3, 2, 2), np.float32), np.random.default_rng(1)
+    _, mixed = Mixer(0.8, 0.0, 1.0, 0.5, 3)(images, samples.labels, rng)
+    own = 100 * mixed[0, 0]
+    assert captions_of(mixed[:1], samples) == [
+        "\n".join(f"{name}: {share:.1f} %" for share, name in sorted([(own, "cat"), (100 - own, "emu")], reverse=True))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the digits in ``data``, and a list of some of them."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder / "data")
+    images = folder / "data" / "images" / "train"
+    files = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
+    (folder / "list.json").write_text(json.dumps(files[::100]))
+    return folder
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--dataset", "cifar10", "--data_dir", "data", "--split", "eval", "--batch", "44"], "8 images of batch 44:"),
+    (["--data_dir", "data/images", "--in_channels", "1"], "8 images of batch 0, epoch 1:"),
+    (["--dataset", "digits", "--loss", "jsd"], "24 images of batch 0"),
+    (["--data_dir", "data/images", "--task", "pretrain", "--batch", "200"], "8 images of batch 200, epoch 2:"),
+    (["--dataset", "list", "--data_dir", "data/images/train", "--img_ids", "list.json"], "8 images of batch 0")])
+def test_every_kind_of_data_set_is_shown(arguments, words, data, monkeypatch):
+    monkeypatch.chdir(data)
+    assert words in show_batch(["--batch_size", "8", "--image_size", "16", *arguments, "--out", "b.png"])
+    assert Image.open("b.png").width == 8 * (TILE + 14) + 14
+
+
+# schedules
+
+def test_a_schedule_is_told_in_numbers_and_drawn():
+    said = show_schedule(["--epochs", "20", "--warmup_epochs", "5", "--lr", "0.002", "--min_lr", "1e-5",
+                               "--batch_size", "64", "--images", "1437", "--out", "s.png"])
+    assert "20 epochs of 22 steps, 64 images in each step" in said
+    assert [line.split() for line in said.splitlines()[1:3]] == [
+        ["start", "step", "0", "epoch", "0.00", "learning", "rate", "0"],
+        ["peak", "step", "110", "epoch", "5.00", "learning", "rate", "0.002"]]
+    with Image.open("s.png") as picture:
+        top = HEADING + LEGEND_ROW + MARGINS[1]
+        area = picture.convert("RGB").crop((MARGINS[0], top, picture.width, picture.height))
+    centres = {color: [values.mean() for values in np.nonzero(near(area, color))] for color in (GREEN, ORANGE, PURPLE)}
+    (low, left), (high, middle), (_, right) = centres[GREEN], centres[ORANGE], centres[PURPLE]
+    assert high < low and (middle - left) / (right - left) == pytest.approx(5 / (439 / 22), abs=0.01)
+    shaded = near(area, SHADE, 3)[round(high) + 20]
+    assert shaded[round(left) + 3:round(left) + 9].all() and not shaded[round(middle) + 9:].any()
+
+
+@pytest.mark.parametrize("scheduler", FIELDS["scheduler"].metadata["choices"])
+def test_every_schedule_can_be_shown(scheduler):
+    said = show_schedule(["--scheduler", scheduler, "--epochs", "300", "--warmup_epochs", "5", "--devices",
+                               "8", "--batch_size", "128", "--images", "1281167", "--base_lr", "5e-4"])
+    assert "300 epochs of 1251 steps, 1024 images in each step" in said and "learning rate 0.002" in said
+    assert near(Image.open("schedule.png"), BLUE).sum() > 500
+
+
+def test_one_epoch_at_a_constant_rate_is_one_point_and_a_line():
+    said = show_schedule(["--scheduler", "constant", "--epochs", "1", "--steps_per_epoch", "4"])
+    assert "1 epoch of 4 steps" in said
+    picture = Image.open("schedule.png")
+    assert near(picture, ORANGE).any() and near(picture, PURPLE).any() and not near(picture, GREEN).any()
+
+
+@pytest.mark.parametrize("program, arguments, words", [
+    (show_batch, [], "data_dir"),
+    (show_batch, ["--dataset", "digits", "--batch", "99999"], "beyond the last batch"),
+    (show_batch, ["--dataset", "digits", "--split", "test"], "--split"),
+    (show_batch, ["--dataset", "digits", "--batch_size", "8", "--out", "x.gif"], "ends in .gif"),
+    (show_schedule, [], "--images"), (show_schedule, ["--images", "0"], "less than 1"),
+    (show_schedule, ["--images", "many"], "--images"),
+    (show_schedule, ["--config_path", "no.yaml"], "there is no file 'no.yaml'"),
+    (show_schedule, ["--steps_per_epoch", "2", "--epochs", "2", "--warmup_epochs", "9"], "warmup_epochs"),
+    (show_schedule, ["--steps_per_epoch", "2", "--shape", "round"], "--shape")])
+def test_what_cannot_be_shown_is_said_in_a_sentence(program, arguments, words, capsys):
+    assert run(program, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and words in said
+
+
+# programs
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint with weights of chance, and images."""
+    folder = tmp_path_factory.mktemp("pictures")
+    config = from_mapping(TINY, "test")
+    network = build_network(config, SPEC)
+    meta = {"family": "gmlp", "model": "gmlp_ti", "config": TINY, "classes": [f"digit {n}" for n in range(10)]}
+    save_checkpoint(folder / "tiny.ckpt", weights_of(network), meta)
+    (folder / "in").mkdir()
+    for number, pixels in enumerate(noise(5)):
+        Image.fromarray(pixels).save(folder / "in" / f"{number}.png")
+    (folder / "bad").mkdir()
+    (folder / "bad" / "a.png").write_text("x")
+    return folder
+
+
+def call(task, *arguments):
+    """Run an entry point in this process; return its exit code."""
+    try:
+        main(task, SPEC, [str(word) for word in arguments])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_predictions_are_written_in_every_form(folder, capsys):
+    (folder / "in" / "broken.png").write_text("x")
+    assert call("infer", "--ckpt_path", folder / "tiny.ckpt", "--image", folder / "in", "--json", "p.json", "--csv",
+                "p.csv", "--sheet", "p.png", "--batch_size", "2") == 0
+    assert "1 of 6 images could not be classified" in capsys.readouterr().out
+    found = json.loads(Path("p.json").read_text())
+    assert [len(one["top"]) for one in found] == [5, 5, 5, 5, 5, 0]
+    first = read_csv("p.csv")[0]
+    assert first["name"] == found[0]["top"][0]["name"] == f"digit {first['class']}"
+    assert Image.open("p.png").width == 6 * (TILE + 14) + 14
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "image: name"), (["--image", "bad"], "none of the 1 images could be classified"),
+    (["--image", "*.jpeg"], "is no file"), (["--image", "empty"], "holds no image"),
+    (["--image", "in", "--sheet", "p.jpg"], "ends in .jpg"),
+    (["--image", "in", "--csv", "bad/a.png/x.csv"], "cannot be written"),
+    (["--image", "in", "--class_names", "three.txt"], "3 names, but the network tells 10 classes apart"),
+    (["--image", "in", "--class_names", "none.txt"], "none.txt"),
+    (["--image", "in", "--model_file", "x.mindir"], "no file")])
+def test_what_cannot_be_predicted_ends_with_a_sentence(folder, arguments, words, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("empty").mkdir(exist_ok=True)
+    Path("three.txt").write_text("a\nb\nc\n")
+    assert call("infer", "--ckpt_path", "tiny.ckpt", *arguments) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and words in said[0]
+
+
+def test_an_exported_file_of_another_model_is_refused(folder, capsys):
+    assert call("export", "--ckpt_path", folder / "tiny.ckpt", "--file_name", "tiny") == 0
+    file = Path("tiny.mindir")
+    assert call("infer", "--model_file", file, "--image", folder / "in" / "0.png") == 0
+    assert "digit" in capsys.readouterr().out
+    description = json.loads(Path("tiny.mindir.json").read_text())
+    Path("tiny.mindir.json").write_text(json.dumps(description | {"model": "soft_tiny"}))
+    assert call("infer", "--model_file", file, "--image", folder / "in" / "0.png") == 2
+    assert "holds soft_tiny, which is no variant of gmlp" in capsys.readouterr().err
+
+
+def test_an_evaluation_with_a_report_gives_the_same_numbers(folder, capsys):
+    lines = []
+    for more in ([], ["--report", "report"]):
+        assert call("eval", "--ckpt_path", folder / "tiny.ckpt", *more) == 0
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    assert lines[0] == lines[1]
+    rows = read_csv("report/classes.csv")
+    top1 = sum(int(row["correct"]) for row in rows) / sum(int(row["images"]) for row in rows)
+    assert f"'Top_1_Accuracy': {top1:.4f}" in lines[1]
+    assert len(read_csv("report/mistakes.csv")) == sum(int(row["images"]) - int(row["correct"]) for row in rows)

@@ -1,0 +1,171 @@
+"""scripts/benchmark.py as a user calls it: small real measurements, and sentences for mistakes."""
+import importlib.util
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.augment.pipeline import statistics, train_transform
+from common.config.load import from_mapping
+from common.errors import UserError
+from entry import ROOT, run, sentence
+from scripts.benchmark import check_comparison, find_model, numbers, plain_image, ratios
+from scripts.measure import Measurement, machine
+
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+TINY = ("--model", "gmlp_Ti", "--image_size", "16", "--patch_size", "8", "--embed_dim", "8", "--depth", "1",
+        "--batch_size", "2", "--device_target", "CPU")
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
+
+
+def allocate(megabytes: int):
+    """Something to measure: a step that sleeps, in a process that holds so much memory."""
+    held = np.ones(megabytes << 17)
+    return {"held": held.nbytes}, lambda: time.sleep(0.02)
+
+
+def fail(how: str):
+    if how == "sentence":
+        raise UserError("key: 3 is not allowed.")
+    os._exit(7)
+
+
+def test_network_is_measured_in_training_and_inference(tmp_path):
+    result = run(SCRIPT, *TINY, "--steps", "2", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    train, infer = written["results"]
+    assert (train["mode"], infer["mode"]) == ("train", "infer")
+    assert train["parameters"] == infer["parameters"] > 8 * 8 * 3 * 8
+    assert len(train["steps_s"]) == 2
+    assert train["images_per_s"] == pytest.approx(2 / train["step_s"])
+    assert train["peak_bytes"] > 100e6  # MindSpore alone is more
+    lines = result.stdout.splitlines()
+    assert f"{train['parameters']:,} parameters" in lines[0] and "MindSpore" in lines[0]
+    assert lines[1].startswith("train  MindSpore") and f"first step {train['first_step_s']:.1f} s" in lines[1]
+    assert lines[2].startswith("infer  MindSpore") and "peak memory" in lines[2]
+    assert "cores, load" in lines[3]
+
+
+def test_pipeline_is_measured_beside_a_plain_loop(tmp_path):
+    result = run(SCRIPT, "--model", "gmlp_ti", "--mode", "data", "--config_path", "config/gmlp_digits.yaml",
+                 "--dataset", "digits", "--steps", "2", "--rounds", "1", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    pipeline, plain = written["results"]
+    assert pipeline["images"] == plain["images"] and len(pipeline["rates"]) == 1
+    assert written["ratios"]["data"]["speed"] == pytest.approx(pipeline["rates"][0] / plain["rates"][0])
+    assert "pipeline / plain PIL loop: speed" in result.stdout
+
+
+@pytest.mark.parametrize("changes", [{}, {"in_channels": 1}, {
+    "auto_augment": "randaug-m9-mstd0.5-inc1", "re_prob": 1.0, "vflip": 0.5, "interpolation": "random"},
+    {"color_jitter": 0.4}])
+def test_plain_loop_does_the_work_of_the_pipeline(changes):
+    config = from_mapping({"model": "gmlp_ti", "image_size": 24} | changes, "test")
+    transform = train_transform(config)
+    mean, std = (np.array(values, np.float32) for values in statistics(config))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for seed in range(8):
+        plain = plain_image(Image.fromarray(pixels), transform, mean, std, np.random.default_rng(seed))
+        ours = transform(Image.fromarray(pixels), np.random.default_rng(seed))
+        np.testing.assert_allclose(plain, ours, atol=1e-5)
+
+
+def test_peak_memory_is_that_of_the_process_alone():
+    with Measurement("small", allocate, 1) as small, Measurement("large", allocate, 200) as large:
+        assert large.facts == {"held": 200 << 20}
+        for side in (small, large):
+            assert side.step() >= 0.02
+            side.finish()
+    assert 180 << 20 < large.peak - small.peak < 220 << 20
+
+
+def test_waiting_costs_time_but_no_processor():
+    with Measurement("sleep", allocate, 1) as side:
+        side.step()
+        (wall, cpu), = side.seconds
+    assert cpu < wall / 2
+
+
+def test_mistake_inside_the_process_is_told_outside():
+    with pytest.raises(UserError, match="^key: 3 is not allowed.$"):
+        Measurement("x", fail, "sentence")
+
+
+def test_process_that_dies_is_named_with_its_code():
+    with pytest.raises(UserError, match="the measurement of x ended early with code 7"):
+        Measurement("x", fail, "exit")
+
+
+def test_first_two_steps_do_not_count():
+    side = Measurement.__new__(Measurement)
+    side.name, side.facts, side.peak = "x", {}, 5
+    side.seconds = [(90.0, 80.0), (9.0, 8.0), (2.0, 1.0), (4.0, 1.5), (3.0, 2.0)]
+    result = numbers(side, "train", 12)
+    assert (result["first_step_s"], result["step_s"], result["fastest_s"], result["cpu_s"]) == (90.0, 3.0, 2.0, 1.5)
+    assert result["images_per_s"] == 4.0
+
+
+def test_ratio_is_that_of_neighbouring_steps():
+    common = {"mode": "train", "cpu_s": 1.0}
+    ours = common | {"name": "MindSpore", "steps_s": [2.0, 20.0, 4.0], "peak_bytes": 300}
+    theirs = common | {"name": "PyTorch", "steps_s": [1.0, 10.0, 1.0], "peak_bytes": 100}
+    assert ratios([ours, theirs]) == {"train": {"time": 2.0, "cpu_time": 1.0, "memory": 3.0}}
+    assert ratios([ours]) == {}
+
+
+def test_machine_says_how_busy_it_is():
+    found = machine()
+    assert found["processor"] and found["cores"] >= 1 and found["load"] >= 0
+
+
+def test_variant_is_found_in_its_model_folder():
+    assert find_model("GMLP_S").name == "gmlp"
+    with pytest.raises(UserError, match=r"model: 'gmlp_x' is not a variant of any model here; there are .*gmlp_b.*Did "
+                                        r"you mean 'gmlp_"):
+        find_model("gmlp_x")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("--model", "gmlp_tiny"), "'gmlp_tiny' is not a variant of any model here"),
+    (("--mode", "train"), "arguments are required: --model"),
+    (("--model", "gmlp_ti", "--mode", "fast"), "invalid choice: 'fast'"),
+    (("--model", "gmlp_ti", "--steps", "0"), "steps: 0 is not a positive number"),
+    (("--model", "gmlp_ti", "--dept", "2"), "'dept' (command line) is not an option; --help shows all. Did you mean"),
+    (("--model", "gmlp_ti", "--depth"), "'--depth' (command line) is neither an option with a value"),
+    (("--model", "gmlp_ti", "--batch_size", "many"), "batch_size"),
+    (("--model", "gmlp_ti", "--config_path", "a.yaml"), "read by --mode data alone"),
+    (("--model", "gmlp_ti", "--mode", "data", "--data_dir", "nowhere"), "data_dir: 'nowhere'"),
+    (("--model", "gmlp_ti", "--mode", "data", "--against", "torch"), "always compared with a plain PIL loop"),
+    (("--model", "mae_vit_base_patch16", "--against", "torch"), "timm has no network that equals mae_vit_base_patch16"),
+])
+def test_mistake_is_one_sentence(arguments, message):
+    assert message in sentence(run(SCRIPT, *arguments))
+
+
+def test_comparison_is_of_the_published_network():
+    config = from_mapping({"model": "gmlp_ti", "depth": 2}, "test")
+    with pytest.raises(UserError, match="depth" if HAS_TORCH else "pip install torch timm"):
+        check_comparison(config)
+
+
+def test_help_names_the_options():
+    result = run(SCRIPT, "--help")
+    assert result.returncode == 0
+    assert all(option in result.stdout for option in ("--model", "--mode", "--against", "--pynative", "--batch_size"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TORCH, reason="torch and timm are not installed")
+def test_torch_runs_the_same_network_in_turn(tmp_path):
+    result = run(SCRIPT, "--model", "gmlp_ti", "--batch_size", "1", "--steps", "2", "--mode", "infer", "--against",
+                 "torch", "--threads", "1", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    ours, theirs = json.loads((tmp_path / "numbers.json").read_text())["results"]
+    assert ours["parameters"] == theirs["parameters"] == 5867328
+    assert (ours["threads"], theirs["threads"]) == (1, 1)
+    assert "infer  MindSpore / PyTorch: time" in result.stdout

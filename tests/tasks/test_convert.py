@@ -1,0 +1,345 @@
+"""Weights of other programs: files read without running code, the report, strictness, bit-exact round trips."""
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from common.checkpoint.file import load_checkpoint, save_checkpoint
+from common.checkpoint.foreign import read, read_tensors
+from common.errors import UserError
+from common.tasks.convert import main, to_checkpoint, to_safetensors, variant_of, verify
+from entry import ROOT, sentence
+from gmlp.src.spec import SPEC
+from gmlp.src.weights import architecture
+from golden import Golden, load_strictly
+
+TINY = {"num_classes": 10, "image_size": 32, "in_channels": 3, "patch_size": 4, "embed_dim": 32, "mlp_ratio": 6,
+        "depth": 2}
+
+
+@pytest.fixture(name="weights")
+def tiny_weights() -> dict[str, np.ndarray]:
+    return Golden("gmlp_tiny").tensors()
+
+
+@pytest.fixture(name="file")
+def tiny_file(weights, tmp_path) -> Path:
+    save_file(weights, tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+def raw_safetensors(path: Path, header: dict, data: bytes) -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def same(left, right) -> bool:
+    return set(left) == set(right) and all(
+        left[n].dtype == right[n].dtype and left[n].shape == right[n].shape and left[n].tobytes() == right[n].tobytes()
+        for n in left)
+
+
+# reading
+
+def test_safetensors_are_read_bit_for_bit_and_without_torch(file, weights):
+    assert same(read_tensors(file), weights)
+    code = f"import sys; from common.tasks.convert import read_tensors; read_tensors({str(file)!r}); " \
+           "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_type_of_numbers_is_read(tmp_path):
+    stored = {"a": np.arange(3, dtype=np.float64), "b": np.array(2.5, np.float16), "c": np.array([[1], [2]], np.int64),
+              "d": np.array([True, False]), "e": np.zeros((0, 4), np.float32)}
+    save_file(stored, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    assert same(read_tensors(tmp_path / "x.safetensors"), stored)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    values = np.array([1.5, -2.0, 3.140625], np.float32)
+    data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    path = raw_safetensors(tmp_path / "b.safetensors",
+                           {"w": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}, data)
+    tensor = read_tensors(path)["w"]
+    assert tensor.dtype == np.float32 and np.array_equal(tensor, values)
+
+
+def test_prefix_and_counters_are_taken_off(tmp_path):
+    save_file({"module.norm.weight": np.ones(2, np.float32), "module.bn.num_batches_tracked": np.array(3)},
+              tmp_path / "x.safetensors")
+    source = read(tmp_path / "x.safetensors")
+    assert list(source.tensors) == ["norm.weight"]
+    assert list(source.ignored) == ["bn.num_batches_tracked"]
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "is empty"),
+    (b"<!DOCTYPE html><html>", "neither a PyTorch nor a safetensors file"),
+    (b"\x0a\x20some protobuf", "neither a PyTorch nor a safetensors file"),
+    (struct.pack("<Q", 10 ** 9) + b'{"w":', "damaged or truncated"),
+    (struct.pack("<Q", 9) + b'{"w": [1]', "damaged or truncated"),
+    (struct.pack("<Q", 2) + b"{}", "no tensors"),
+])
+def test_wrong_files_are_refused_in_a_sentence(tmp_path, content, words):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_tensors(path)
+
+
+def test_truncated_safetensors_are_refused(file):
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="truncated"):
+        read_tensors(file)
+
+
+@pytest.mark.parametrize("offsets, shape, kind", [([-4, 0], [1], "F32"), ([0, 8], [1], "F32"), ([0, 400], [100], "F32"),
+                                                  ([4, 0], [-1], "F32"), ([0, 4], [1], "F8_E4M3")])
+def test_offsets_outside_the_file_and_unknown_types_are_refused(tmp_path, offsets, shape, kind):
+    path = raw_safetensors(tmp_path / "x.safetensors",
+                           {"w": {"dtype": kind, "shape": shape, "data_offsets": offsets}}, bytes(8))
+    with pytest.raises(UserError, match="damaged"):
+        read_tensors(path)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_tensors(tmp_path / "no.pth")
+    with pytest.raises(UserError, match="is a folder"):
+        read_tensors(tmp_path)
+
+
+def test_a_pytorch_file_without_torch_gets_one_sentence_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # what an import of a missing package meets
+    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04" + bytes(50))
+    with pytest.raises(UserError, match="pip install torch.*safetensors"):
+        read_tensors(tmp_path / "x.pth")
+
+
+class Malicious:
+    """Would create a file when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("code_was_run",)
+
+
+def test_code_in_a_pytorch_file_is_never_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": {"w": torch.ones(2)}, "args": Malicious()}, tmp_path / "x.pth")
+    (tmp_path / "legacy.pth").write_bytes(pickle.dumps(Malicious()))
+    for name in ("x.pth", "legacy.pth"):
+        with pytest.raises(UserError, match="never\\s+run"):
+            read_tensors(tmp_path / name)
+    assert not Path("code_was_run").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_weights_come_out_of_their_wrappers_averaged_ones_first(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    plain, average = {"module.w": torch.arange(6.).reshape(2, 3).t()}, {"w": torch.ones(3, dtype=torch.bfloat16) * 1.5}
+    for name, content, expected, part in (
+            ("flat", plain, np.arange(6, dtype=np.float32).reshape(2, 3).T, ""),
+            ("model", {"model": plain, "epoch": 3}, np.arange(6, dtype=np.float32).reshape(2, 3).T, "model"),
+            ("both", {"state_dict": plain, "state_dict_ema": average}, np.full(3, 1.5, np.float32), "state_dict_ema")):
+        torch.save(content, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=zipped)
+        source = read(tmp_path / f"{name}.pth")
+        assert source.part == part and np.array_equal(source.tensors["w"], expected)
+
+
+def test_truncated_pytorch_file_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(1000)}, tmp_path / "x.pth")
+    (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged or truncated"):
+        read_tensors(tmp_path / "x.pth")
+
+
+# which network it is
+
+@pytest.mark.parametrize("golden, variant", [("gmlp_ti16_224", "gmlp_ti"), ("gmlp_s16_224", "gmlp_s")])
+def test_variant_is_found_from_the_shapes(golden, variant):
+    found, settings = variant_of(SPEC, Golden(golden).tensors(), architecture)
+    assert found == variant
+    assert settings == {"image_size": 224, "in_channels": 3, "num_classes": 1000}
+
+
+def test_sizes_of_no_variant_are_given_as_settings(weights):
+    variant, settings = variant_of(SPEC, weights, architecture)
+    assert SPEC.variants[variant] | settings == TINY | {"drop_path_rate": 0.0}
+
+
+def test_another_variant_than_expected_is_refused_with_both_sizes():
+    with pytest.raises(UserError, match="gmlp_S: it has embed_dim 128 instead of 256"):
+        variant_of(SPEC, Golden("gmlp_ti16_224").tensors(), architecture, model="gmlp_S")
+
+
+def test_weights_of_another_network_are_refused_by_their_names():
+    with pytest.raises(UserError, match="not the weights of a gmlp: the first tensors are conv1.weight"):
+        variant_of(SPEC, {"conv1.weight": np.zeros((4, 3, 7, 7))}, architecture)
+
+
+# conversion
+
+def test_conversion_fills_every_parameter_and_reports(file, weights, tmp_path):
+    report = []
+    to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=report.append)
+    tensors, meta = load_checkpoint(tmp_path / "tiny.ckpt")
+    assert same(tensors, SPEC.convert(weights))
+    assert (meta["family"], meta["model"], meta["source"]) == ("gmlp", "gmlp_ti", "tiny.safetensors")
+    assert {"model": "gmlp_ti", "drop_path_rate": 0.0} | SPEC.variants["gmlp_ti"] | meta["config"] == \
+        {"model": "gmlp_ti", "drop_path_rate": 0.0} | TINY
+    assert f"read: 26 entries of {file}" in report and "matched: 26" in report
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.ckpt", "tiny.safetensors"]
+
+
+def test_converted_network_reproduces_the_golden_logits(file, tmp_path):
+    from mindspore import Tensor
+
+    to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=lambda line: None)
+    tensors, meta = load_checkpoint(tmp_path / "tiny.ckpt")
+    network = SPEC.build(meta["model"], **{k: v for k, v in meta["config"].items() if k != "model"})
+    load_strictly(network, tensors)
+    golden = Golden("gmlp_tiny")
+    assert np.abs(network(Tensor(golden.images)).asnumpy() - golden.arrays["logits"]).max() < 2e-5
+
+
+def test_round_trip_is_bit_exact(file, weights, tmp_path):
+    to_checkpoint(SPEC, architecture, file, tmp_path / "a.ckpt", say=lambda line: None)
+    to_safetensors(SPEC, architecture, tmp_path / "a.ckpt", tmp_path / "b.safetensors", say=lambda line: None)
+    assert same(load_file(tmp_path / "b.safetensors"), weights)
+
+
+def test_state_of_the_training_is_left_behind_and_the_average_preferred(weights, tmp_path):
+    ours = SPEC.convert(weights)
+    content = ({name: np.zeros_like(value) for name, value in ours.items()}
+               | {f"ema.{name}": value for name, value in ours.items()}
+               | {"adam_m.head.bias": np.ones(10, np.float32), "global_step": np.array([7], np.int32)})
+    save_checkpoint(tmp_path / "run.ckpt", content, {"family": "gmlp", "config": {"ema": True}})
+    report = []
+    to_safetensors(SPEC, architecture, tmp_path / "run.ckpt", tmp_path / "run.safetensors", say=report.append)
+    assert same(load_file(tmp_path / "run.safetensors"), weights)
+    assert "ignored: 28, state of the training and the weights before averaging" in report
+
+
+def change(weights, *, without=(), **replaced):
+    return {name: value for name, value in weights.items() if name not in without} | replaced
+
+
+@pytest.mark.parametrize("name, words", [("blocks.1.mlp_channels.gate.norm.bias", "1 missing"),
+                                         ("head.bias", "1 missing"), ("norm.weight", "1 missing")])
+def test_a_missing_tensor_is_refused_and_nothing_is_written(weights, tmp_path, name, words):
+    save_file(change(weights, without=[name]), tmp_path / "x.safetensors")
+    report = []
+    with pytest.raises(UserError, match=words):
+        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+    assert [line for line in report if line.startswith("missing: ")]
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_a_tensor_of_another_shape_is_reported_with_both_shapes(weights, tmp_path):
+    wrong = change(weights, **{"blocks.1.mlp_channels.fc2.weight": np.zeros((32, 95), np.float32)})
+    save_file(wrong, tmp_path / "x.safetensors")
+    report = []
+    with pytest.raises(UserError, match=r"blocks.1.fc2.weight: network \(32, 96\), checkpoint \(32, 95\)"):
+        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+    assert "shape: blocks.1.fc2.weight is (32, 95) in the file and (32, 96) in the network" in report
+
+
+def test_an_unexpected_tensor_is_reported_and_refused(weights, tmp_path):
+    save_file(change(weights, **{"extra.weight": np.zeros(3, np.float32)}), tmp_path / "x.safetensors")
+    report = []
+    with pytest.raises(UserError, match="1 unexpected"):
+        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+    assert "unexpected: extra.weight (3,)" in report
+
+
+@pytest.mark.parametrize("without", [(), ("head.weight", "head.bias")])
+def test_a_new_head_needs_the_number_of_classes_and_is_named(weights, tmp_path, without):
+    save_file(change(weights, without=without), tmp_path / "x.safetensors")
+    report = []
+    to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", num_classes=7, say=report.append)
+    tensors, meta = load_checkpoint(tmp_path / "x.ckpt")
+    assert tensors["head.weight"].shape == (7, 32) and meta["config"]["num_classes"] == 7
+    assert "new, with initial values: head.weight, head.bias" in report
+    assert np.array_equal(tensors["norm.gamma"], weights["norm.weight"])
+
+
+# the command
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_command_converts_verifies_and_goes_back_from_every_place(file, weights, tmp_path):
+    first = run("gmlp/pth2ckpt.py", "--ckpt_path", file, "--verify")
+    assert first.returncode == 0, first.stderr
+    assert f"written: {file.with_suffix('.ckpt')}" in first.stdout and "top five: class " in first.stdout
+    back = run("pth2ckpt.py", "--ckpt_path", file.with_suffix(".ckpt"), "--out", tmp_path / "b.safetensors", "--verify",
+               cwd=ROOT / "gmlp")
+    assert back.returncode == 0, back.stderr
+    assert same(load_file(tmp_path / "b.safetensors"), weights)
+    assert first.stdout.splitlines()[-3:] == back.stdout.splitlines()[-3:]  # checksums and top five
+    module = run("-m", "gmlp.pth2ckpt", "--ckpt_path", file, "--model", "gmlp_S")
+    assert module.returncode == 2
+    assert module.stderr.count("\n") == 1 and "gmlp_S: it has embed_dim 32 instead of 256" in module.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--out", "x.safetensors"], "must end in .ckpt"),
+    (["--num_classes", "0"], "num_classes: 0"),
+    (["--model", "gmlp_x"], "not a variant"),
+])
+def test_mistakes_end_with_code_2_and_one_sentence(file, capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        main(SPEC, architecture, ["--ckpt_path", str(file), *arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_leaves_nothing_behind(file, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file where a folder is needed")
+    for source, out in ((file, "x.ckpt"),):
+        with pytest.raises(SystemExit) as end:
+            main(SPEC, architecture, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
+        assert end.value.code == 2
+        assert "cannot write" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["taken", "tiny.safetensors"]
+
+
+def test_verification_notices_a_changed_weight(weights):
+    network = SPEC.build("gmlp_ti", **TINY)
+    load_strictly(network, SPEC.convert(weights))
+    before = verify(network, 3, (32, 32))
+    weights["head.bias"][3] += 10
+    load_strictly(network, SPEC.convert(weights))
+    after = verify(network, 3, (32, 32))
+    assert all(left != right for left, right in zip(before, after, strict=True))
+    assert after[2].startswith("top five: class 3 ")
+
+
+def test_comparing_with_timm_needs_timm_before_anything_is_written(file):
+    if find_spec("timm") and find_spec("torch"):
+        pytest.skip("torch and timm are installed")
+    result = run("gmlp/pth2ckpt.py", "--ckpt_path", file, "--against", "timm")
+    assert "comparing needs torch and timm" in sentence(result)
+    assert not file.with_suffix(".ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_converted_network_computes_what_timm_does(tmp_path):
+    pytest.importorskip("timm", reason="this compares with timm, which is not installed here")
+    save_file(Golden("gmlp_ti16_224").tensors(), tmp_path / "ti.safetensors")
+    result = run("gmlp/pth2ckpt.py", "--ckpt_path", tmp_path / "ti.safetensors", "--against", "timm")
+    assert result.returncode == 0, result.stderr
+    difference = float(result.stdout.rsplit("differ by at most ", 1)[1])
+    assert difference < 2e-5

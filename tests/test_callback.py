@@ -1,0 +1,153 @@
+"""What a training prints and records: the seeds' lines to the letter, one record per epoch, a stop on NaN."""
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+from mindspore import dataset as ds, nn
+from mindspore.train import Model
+
+from common.callback import EpochLog, EpochRecord, Evaluation, History, Pictures, ProgressBar, Saving, StopOnBadLoss
+from common.checkpoint.run_folder import RunFolder
+from common.errors import UserError
+from common.logger import LogLines, LogStyle
+from common.metric import Scores
+from common.optimizer.rules import SGD
+from common.run import TrainingState, keep_history
+from common.train_step import ClassifierLoss, TrainStep
+from small_networks import Linear
+
+EPOCHS, BATCHES, BATCH = 4, 5, 8
+
+ZOO = LogStyle(  # the old zoo's lines, as SOFT's seed shows them
+    train_epoch="epoch[{epoch0}], step_num[{epoch0}], loss={loss:.6f}",
+    epoch_total="epoch[{epoch0}], epoch time: {epoch_time:.2f}s, per step time: {step_time:.4f}s, loss={loss:.6f}, "
+                "lr={lr:.6f}, fps={fps:.2f}{evaluated_part}",
+    evaluated_part=", accuracy={top1:.6f}, eval_cost={eval_time:.2f}",
+    saved="saved {path}", finished="training time used={train_time:.2f}s\nmean_fps[{mean_fps:.2f}]",
+    best="last_metric[{best:.5f}]")
+
+
+class Kept(logging.Handler):
+    """Keeps the messages."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def kept():
+    logger, handler = logging.getLogger("test"), Kept()
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
+    return logger, handler.lines
+
+
+def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_interval=1, eval_offset=-1):
+    """Run a real training of a linear network with every callback."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCHES * BATCH, 1, 3, 2)).astype(np.float32)
+    if poison is not None:
+        images[poison] = np.nan
+    labels = rng.integers(0, 3, BATCHES * BATCH).astype(np.int32)
+    data = ds.NumpySlicesDataset({"image": images, "label": labels}, shuffle=False).batch(BATCH)
+    network = Linear(6, 3)
+    lr = np.linspace(0.1, 0.01, EPOCHS * BATCHES).astype(np.float32)
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
+                     SGD(network.trainable_params(), lr, momentum=0.0))
+    state = TrainingState(EPOCHS, BATCHES, BATCH, lr)
+    lines = LogLines(ZOO, logger)
+    results = iter(scores)
+    Model(step).train(EPOCHS, data, [
+        EpochRecord(state, step, BATCHES), StopOnBadLoss(step, 1, False),
+        ProgressBar(state, logger, BATCHES, interval=2), EpochLog(state, lines),
+        Evaluation(state, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), lines, eval_interval,
+                            eval_offset),
+        Saving(state, RunFolder(folder, "net", keep=2), 3,
+                        lambda: ({"w": step.network.head.weight}, {"epoch": state.epoch}), lines),
+        History(state, folder, lines, "net on noise")], dataset_sink_mode=False)
+    return state, lr
+
+
+def test_the_lines_have_the_seeds_form(tmp_path, kept):
+    logger, lines = kept
+    train(tmp_path, logger)
+    assert re.fullmatch(r"epoch\[0\], step_num\[0\], loss=\d\.\d{6}", [x for x in lines if "step_num" in x][0])
+    totals = [x for x in lines if "epoch time" in x]
+    assert len(totals) == EPOCHS
+    assert re.fullmatch(r"epoch\[3\], epoch time: \d+\.\d\ds, per step time: \d\.\d{4}s, loss=\d\.\d{6}, lr=0\.010000, "
+                        r"fps=\d+\.\d\d, accuracy=0\.500000, eval_cost=0\.25", totals[-1])
+
+
+def test_an_epoch_without_evaluation_has_the_line_without_its_part(tmp_path, kept):
+    logger, lines = kept
+    train(tmp_path, logger, eval_interval=2)
+    assert ["accuracy" in x for x in lines if "epoch time" in x] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("interval, offset, epochs", [(1, -1, [1, 2, 3, 4]), (2, -1, [2, 4]), (3, -1, [1, 4]),
+                                                      (3, 0, [3]), (3, 2, [2])])
+def test_evaluation_follows_interval_and_offset(tmp_path, kept, interval, offset, epochs):
+    train(tmp_path, kept[0], eval_interval=interval, eval_offset=offset)
+    rows = list(map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines()))
+    assert [row["epoch"] for row in rows if "top1" in row] == epochs
+
+
+def test_the_record_holds_the_mean_loss_and_the_rate_that_was_applied(tmp_path, kept):
+    _, lr = train(tmp_path, kept[0])
+    rows = list(map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines()))
+    assert [row["lr"] for row in rows] == pytest.approx([lr[4], lr[9], lr[14], lr[19]])
+    assert rows[0]["loss"] > rows[-1]["loss"] and rows[0]["top1"] == 0.25 and rows[0]["skipped"] == 0
+
+
+def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
+    state, _ = train(tmp_path, kept[0])
+    assert (state.best, state.best_epoch) == (0.5, 2)  # the first of two equal ones
+    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["net-3_5.ckpt", "net-4_5.ckpt", "net_best.ckpt"]
+    from common.checkpoint.file import load_checkpoint
+    assert load_checkpoint(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("interval, epochs", [(1, [1, 2, 3, 4]), (3, [3, 4])])
+def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
+    state, modes = TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
+    network = Linear(6, 3)
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
+                     SGD(network.trainable_params(), 0.1, momentum=0.0))
+    pictures = Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
+    for state.epoch in range(1, EPOCHS + 1):
+        pictures.on_train_epoch_end(None)
+        assert network.training
+    assert modes == [(tmp_path / f"samples_000{epoch}.png", False) for epoch in epochs]
+
+
+def test_curves_are_drawn(tmp_path, kept):
+    train(tmp_path, kept[0])
+    from PIL import Image
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(tmp_path, kept):
+    with pytest.raises(UserError, match="not a finite number at step 3 "):
+        train(tmp_path, kept[0], poison=2 * BATCH + 1)
+
+
+def test_without_a_terminal_progress_is_plain_lines(tmp_path, kept, capfd):
+    logger, lines = kept
+    train(tmp_path, logger)
+    progress = [x for x in lines if "ETA" in x]
+    assert re.fullmatch(r"epoch 1/4 batch 2/5 loss \d\.\d+, lr [\d.]+, \d+ images/s, ETA \d\d:\d\d", progress[0])
+    assert "\r" not in capfd.readouterr().err
+
+
+def test_a_resumed_history_forgets_the_epochs_that_are_done_again(tmp_path):
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}\n{"epoch": 3, "lo')  # killed while writing
+    assert [row["epoch"] for row in keep_history(file, 1)] == [1]
+    assert file.read_text() == '{"epoch": 1, "loss": 2}\n'
