@@ -29,7 +29,7 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from None
 
 
-def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file (RFC 4180) whole.
 
     Raises:

@@ -8,8 +8,6 @@ For use inside other programs::
     for result in predictor(["cat.jpg", pil_image, array]):
         print(result.source, result.top[0].name, result.top[0].probability)
 """
-import csv
-import io
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -29,7 +27,7 @@ from common.dataset.images import Picture, as_rgb, load_image
 from common.errors import UserError, reason
 from common.export.description import description_path, read_description
 from common.export.load import load_model
-from common.files import write_whole
+from common.files import write_rows, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -215,14 +213,9 @@ def write_json(results: Sequence[Result], path: str | Path) -> None:
 
 def write_csv(results: Sequence[Result], path: str | Path) -> None:
     """Write results as CSV (RFC 4180), a row per image and class."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["image", "rank", "class", "name", "probability", "error"])
+    rows: list[list] = []
     for result in results:
-        writer.writerows([result.source, rank, one.index, one.name, f"{one.probability:.6f}", ""]
-                         for rank, one in enumerate(result.top, 1))
-        if result.error:
-            writer.writerow([result.source, "", "", "", "", result.error])
-    write_whole(path, text.getvalue())
-
-
+        rows += [[result.source, rank, one.index, one.name, f"{one.probability:.6f}", ""]
+                 for rank, one in enumerate(result.top, 1)]
+        rows += [[result.source, "", "", "", "", result.error]] if result.error else []
+    write_rows(path, ["image", "rank", "class", "name", "probability", "error"], rows)

@@ -8,6 +8,8 @@ from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
 
+Shape = tuple[int | None, ...]
+Inputs = Sequence[tuple[str, Shape, str]]  # name, shape with None for any number of images, type
 OUTPUTS = {"classifier": ("logits",), "encoder": ("features",), "reconstruction": ("reconstruction", "mask")}
 
 
@@ -84,9 +86,3 @@ class Deployed(nn.Cell):
     def construct(self, images):
         output = self.network(self.normalise(images))
         return ops.softmax(output, -1) if self.softmax else output
-
-
-Shape = tuple[int | None, ...]
-
-
-Inputs = Sequence[tuple[str, Shape, str]]  # name, shape with None for any number of images, type

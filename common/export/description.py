@@ -19,7 +19,7 @@ def preprocessing_of(config: Any) -> dict[str, Any]:
             "in_channels": config.in_channels, "mean": list(mean), "std": list(std)}
 
 
-def ports(inputs: Inputs, outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
+def describe_ports(inputs: Inputs, outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
     """Describe what goes in and what comes out."""
     name, shape, dtype = inputs[0]
     colours = "grey" if shape[1] == 1 else "RGB"
@@ -33,7 +33,7 @@ def ports(inputs: Inputs, outputs: Sequence[np.ndarray], contents: Contents) -> 
     return described | {"output": ports[0]} | ({"more_outputs": ports[1:]} if ports[1:] else {})
 
 
-def classes_of(class_names: Sequence[str], outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
+def describe_classes(class_names: Sequence[str], outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:
     """Describe the classes; what is no classifier has none."""
     count = outputs[0].shape[-1] if contents.part == "classifier" else 0
     names = list(class_names) if count else []
@@ -42,7 +42,7 @@ def classes_of(class_names: Sequence[str], outputs: Sequence[np.ndarray], conten
     return {"num_classes": count, "class_names": names}
 
 
-def summary(description: Mapping[str, Any]) -> str:
+def summarise(description: Mapping[str, Any]) -> str:
     """Say in one line what a caller of the file needs to know."""
     one, result, prepared = description["input"], description["output"], description["preprocessing"]
     parts = [f"input {one['name']}, {one['dtype']} {one['layout']} {one['shape']}, {one['values']}"]

@@ -23,7 +23,7 @@ from mindspore import nn
 
 from common.errors import UserError, nearest
 from common.export.contents import Contents, Inputs, Shape
-from common.export.description import classes_of, description_path, ports, summary
+from common.export.description import describe_classes, describe_ports, description_path, summarise
 from common.export.framework import PLAIN, export_with_framework
 from common.export.load import load_mindir
 from common.export.onnx_file import load_onnx, write_onnx
@@ -89,8 +89,8 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         with tempfile.TemporaryDirectory(prefix=".export_", dir=target.parent) as folder:
             file, outputs, difference = _export(network, form, inputs, Path(folder) / target.name, contents, verify)
             description = {"model": model, "file_format": file_format.upper(), "file": file.name,
-                           **ports(inputs, outputs, contents), "inside": contents.describe(),
-                           **classes_of(class_names, outputs, contents), "preprocessing": dict(preprocessing or {}),
+                           **describe_ports(inputs, outputs, contents), "inside": contents.describe(),
+                           **describe_classes(class_names, outputs, contents), "preprocessing": dict(preprocessing or {}),
                            "mindspore_version": ms.__version__,
                            "compared_images": 0 if difference is None else len(outputs[0]),
                            "largest_difference": difference}
@@ -100,7 +100,7 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         raise UserError(f"file_name: '{target}' cannot be written ({error.strerror or error}).") from error
     finally:
         network.set_train(was_training)
-    log.info("Exported %s: %s", target.parent / file.name, summary(description))
+    log.info("Exported %s: %s", target.parent / file.name, summarise(description))
     return target.parent / file.name
 
 
