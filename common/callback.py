@@ -1,13 +1,11 @@
-"""What happens around the training steps: one class, one job. They share a ``TrainingState`` and nothing else.
+"""What happens around the training steps: one class, one job. They share the ``Run`` and nothing else.
 
-Order at the end of an epoch: EpochRecord, ProgressBar, EpochLog, Evaluation, Saving, History; see ``common.tasks.train``.
+``callbacks`` says which there are and in which order they act.
 """
 import json
-import logging
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, Iterable
 
 import numpy as np
@@ -15,37 +13,33 @@ from mindspore import Parameter, Tensor, profiler
 from mindspore.train import Callback
 from tqdm import tqdm
 
-from common.checkpoint.run_folder import RunFolder
+from common.config.options import Config
 from common.context.ranks import Runtime
-from common.dataset.samples import Samples
 from common.errors import UserError
-from common.logger import LogLines
 from common.metric import Scores
 from common.pictures.curves import plot_history
-from common.run import TrainingState, read_history
+from common.run import HISTORY, Run, TrainingState, read_history, training_tensors
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
 
 
 class EpochRecord(Callback):
     """Measures an epoch: mean loss over all ranks, learning rate, time, images per second, dropped updates."""
 
-    def __init__(self, state: TrainingState, step: TrainStep, micro_batches: int, runtime: Runtime = Runtime()):
+    def __init__(self, run: Run, step: TrainStep):
         super().__init__()
-        self.runtime = runtime
-        self.state = state
+        self.run = run
         self.step = step
-        self.micro_batches = micro_batches
         self.started = 0.0
 
     def on_train_epoch_begin(self, run_context):
-        self.state.epoch = run_context.original_args().cur_epoch_num
+        self.run.state.epoch = run_context.original_args().cur_epoch_num
         self.step.loss_sum.set_data(Tensor(0.0, self.step.loss_sum.dtype))
         self.started = time.time()
 
     def on_train_epoch_end(self, run_context):
-        state = self.state
-        loss = float(self.runtime.sum(self.step.loss_sum.asnumpy().reshape(1))[0])
-        loss /= self.micro_batches * self.runtime.world_size
+        state, runtime = self.run.state, self.run.runtime
+        loss = float(runtime.sum(self.step.loss_sum.asnumpy().reshape(1))[0])
+        loss /= self.run.micro_batches * runtime.world_size
         seconds = time.time() - self.started
         applied = int(self.step.optimizer.global_step.asnumpy().reshape(-1)[0])
         state.fps.append(state.global_batch * state.steps_per_epoch / seconds)
@@ -61,11 +55,11 @@ class StopOnBadLoss(Callback):
     The step itself notes where it happened, because with data sinking Python is asked once per epoch only.
     """
 
-    def __init__(self, step: TrainStep, interval: int, drop_overflow_update: bool):
+    def __init__(self, config: Config, step: TrainStep):
         super().__init__()
         self.step = step
-        self.interval = interval
-        self.allowed_skips = MAX_SKIPPED_IN_A_ROW if drop_overflow_update else 0
+        self.interval = config.log_interval
+        self.allowed_skips = MAX_SKIPPED_IN_A_ROW if config.drop_overflow_update else 0
         self.calls = 0
 
     def on_train_step_end(self, run_context):
@@ -91,27 +85,25 @@ class StopOnBadLoss(Callback):
 class ReadErrors(Callback):
     """Says at the end of an epoch which images could not be read (``on_error: skip``)."""
 
-    def __init__(self, samples: Samples, logger: logging.Logger):
+    def __init__(self, run: Run):
         super().__init__()
-        self.samples = samples
-        self.logger = logger
+        self.run = run
 
     def on_train_epoch_end(self, run_context):
-        self.samples.report_errors(self.logger)
+        self.run.samples.report_errors(self.run.log.logger)
 
 
 class ProgressBar(Callback):
     """Shows loss, learning rate, images per second and the time left; plain lines where there is no terminal."""
 
-    def __init__(self, state: TrainingState, logger: logging.Logger, micro_batches: int, interval: int,
-                 start_epoch: int = 0):
+    def __init__(self, run: Run, start_epoch: int = 0):
         super().__init__()
-        self.state = state
-        self.logger = logger
-        self.micro_batches = micro_batches
-        self.interval = interval
-        self.done = start_epoch * micro_batches
-        self.total = state.epochs * micro_batches
+        self.state = run.state
+        self.logger = run.log.logger
+        self.micro_batches = run.micro_batches
+        self.interval = run.config.log_interval
+        self.done = start_epoch * self.micro_batches
+        self.total = self.state.epochs * self.micro_batches
         self.first = self.done
         self.started = self.shown = time.time()
         self.bar = None
@@ -153,34 +145,32 @@ class ProgressBar(Callback):
 class EpochLog(Callback):
     """Logs the training line of an epoch in the family's style."""
 
-    def __init__(self, state: TrainingState, lines: LogLines):
+    def __init__(self, run: Run):
         super().__init__()
-        self.state = state
-        self.lines = lines
+        self.run = run
 
     def on_train_epoch_end(self, run_context):
-        self.lines.emit("train_epoch", **epoch_values(self.state))
+        self.run.log.emit("train_epoch", **epoch_values(self.run.state))
 
 
 class Evaluation(Callback):
-    """Evaluates every ``interval`` epochs, also on one device, with the moving average if there is one.
+    """Evaluates every ``eval_interval`` epochs, also on one device, with the moving average if there is one.
 
-    An epoch E (from 1) is evaluated when E mod interval == offset; a negative offset stands for epochs mod interval, so
-    that the last epoch is one of them (the old model zoo's rule).
+    An epoch E (from 1) is evaluated when E mod interval == ``eval_offset``; a negative offset stands for epochs mod
+    interval, so that the last epoch is one of them (the old model zoo's rule).
     """
 
-    def __init__(self, state: TrainingState, step: TrainStep, evaluate: Callable[[], Scores], lines: LogLines,
-                 interval: int, offset: int):
+    def __init__(self, run: Run, step: TrainStep, evaluate: Callable[[], Scores]):
         super().__init__()
-        self.state = state
+        self.run = run
         self.step = step
         self.evaluate = evaluate
-        self.lines = lines
-        self.interval = interval
-        self.offset = offset % interval if offset >= 0 else state.epochs % interval
+        self.interval = run.config.eval_interval
+        offset = run.config.eval_offset
+        self.offset = (offset if offset >= 0 else run.state.epochs) % self.interval
 
     def on_train_epoch_end(self, run_context):
-        state = self.state
+        state = self.run.state
         if state.epoch % self.interval != self.offset:
             return
         with self.step.moving_average():
@@ -190,98 +180,85 @@ class Evaluation(Callback):
                          eval_images=scores.seen)
         if scores.top1 > state.best:
             state.best, state.best_epoch = scores.top1, state.epoch
-        self.lines.emit("evaluated", **epoch_values(state), **_evaluation_values(state))
+        self.run.log.emit("evaluated", **epoch_values(state), **_evaluation_values(state))
 
 
 class Pictures(Callback):
-    """Has a picture drawn every ``interval`` epochs and after the last one: ``samples_EPOCH.png`` in the run's folder.
+    """Has the model draw a picture every ``sample_every`` epochs and after the last one: ``samples_EPOCH.png``.
 
     It shows the moving average of the weights if there is one.
     """
 
-    def __init__(self, state: TrainingState, step: TrainStep, folder: Path, interval: int,
-                 draw: Callable[[Path], None]):
+    def __init__(self, run: Run, step: TrainStep):
         super().__init__()
-        self.state = state
+        self.run = run
         self.step = step
-        self.folder = folder
-        self.interval = interval
-        self.draw = draw
 
     def on_train_epoch_end(self, run_context):
-        state = self.state
-        if state.epoch % self.interval and state.epoch != state.epochs:
+        run, state = self.run, self.run.state
+        if state.epoch % run.config.sample_every and state.epoch != state.epochs:
             return
         self.step.set_train(False)
         with self.step.moving_average():
-            self.draw(self.folder / f"samples_{state.epoch:04d}.png")
+            path = run.file(f"samples_{state.epoch:04d}.png")
+            run.spec.draw_samples(run.config, self.step.network, run.samples, path)
         self.step.set_train()
 
 
 class Saving(Callback):
     """Writes the checkpoint of an epoch, and the best one."""
 
-    def __init__(self, state: TrainingState, folder: RunFolder, interval: int,
-                 contents: Callable[[], tuple[dict, dict]], lines: LogLines):
+    def __init__(self, run: Run, step: TrainStep):
         super().__init__()
-        self.state = state
-        self.folder = folder
-        self.interval = interval
-        self.contents = contents
-        self.lines = lines
+        self.run = run
+        self.step = step
 
     def on_train_epoch_end(self, run_context):
-        state, path = self.state, None
-        due = state.epoch % self.interval == 0 or state.epoch == state.epochs
+        run, state, path = self.run, self.run.state, None
+        due = state.epoch % run.config.save_checkpoint_epochs == 0 or state.epoch == state.epochs
         is_best = state.best_epoch == state.epoch
         if not due and not is_best:
             return
-        tensors, meta = self.contents()
+        tensors, meta = training_tensors(self.step), run.description()
         if due:
-            path = self.folder.save(state.epoch, state.steps_per_epoch, tensors, meta)
-            state.last_saved = path
-            self.lines.emit("saved", path=path)
+            path = run.folder.save(state.epoch, state.steps_per_epoch, tensors, meta)
+            run.log.emit("saved", path=path)
         if is_best:
-            self.folder.save_best(tensors, meta, same_as=path)
+            run.folder.save_best(tensors, meta, same_as=path)
 
 
 class History(Callback):
     """Appends the epoch's record to ``history.jsonl``, draws the curves, and logs the epoch's last line."""
 
-    def __init__(self, state: TrainingState, folder: Path, lines: LogLines, title: str, write: bool = True):
+    def __init__(self, run: Run):
         super().__init__()
-        self.state = state
-        self.file = Path(folder) / "history.jsonl"
-        self.curves = Path(folder) / "curves.png"
-        self.lines = lines
-        self.title = title
-        self.write = write
+        self.run = run
+        self.title = f"{run.spec.display_name(run.config.model)} on {run.samples.name}"
         self.drawn = 0.0
 
     def on_train_epoch_end(self, run_context):
-        state = self.state
-        if self.write:
-            with open(self.file, "a", encoding="utf-8") as file:
+        run, state = self.run, self.run.state
+        if run.runtime.is_main:
+            with open(run.file(HISTORY), "a", encoding="utf-8") as file:
                 file.write(json.dumps({k: v if not isinstance(v, float) or math.isfinite(v) else None
                                        for k, v in state.row.items()}) + "\n")
             if time.time() - self.drawn > 60 or state.epoch == state.epochs:
-                plot_history(read_history(self.file), self.curves, self.title)
+                plot_history(read_history(run.file(HISTORY)), run.file("curves.png"), self.title)
                 self.drawn = time.time()
         evaluated = "top1" in state.row
-        part = self.lines.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
+        part = run.log.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
         eval_time = state.row.get("eval_time", 0.0)
         total = state.row["epoch_time"] + eval_time
-        self.lines.emit("epoch_total", **epoch_values(state), evaluated_part=part, eval_time=eval_time,
-                        train_time=state.row["epoch_time"], total_time=total,
-                        eta=total * (state.epochs - state.epoch))
+        run.log.emit("epoch_total", **epoch_values(state), evaluated_part=part, eval_time=eval_time,
+                     train_time=state.row["epoch_time"], total_time=total, eta=total * (state.epochs - state.epoch))
 
 
 class Profile(Callback):
     """Records a profile of the run with the framework's profiler (``open_profiler``)."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, run: Run):
         super().__init__()
-        self.folder = folder
+        self.folder = run.file(f"profile_rank_{run.runtime.rank}")
         self.profiler = None
 
     def on_train_begin(self, run_context):
@@ -293,6 +270,32 @@ class Profile(Callback):
 
     def on_train_end(self, run_context):
         self.profiler.stop()
+
+
+def callbacks(run: Run, step: TrainStep, evaluate: Callable[[], Scores] | None, start_epoch: int) -> list[Callback]:
+    """Return what happens around the steps of a training, in the order in which it happens.
+
+    Args:
+        run: the training.
+        step: its step.
+        evaluate: evaluates the network; ``None``: there is no evaluation.
+        start_epoch: epochs that are done already.
+    """
+    config, is_main = run.config, run.runtime.is_main
+    found = [EpochRecord(run, step), SharedStatistics(step, run.runtime), StopOnBadLoss(config, step)]
+    if is_main:
+        found.append(ProgressBar(run, start_epoch))
+    found += [ReadErrors(run), EpochLog(run)]
+    if evaluate is not None:
+        found.append(Evaluation(run, step, evaluate))
+    if is_main and config.sample_every and run.spec.draw_samples:
+        found.append(Pictures(run, step))
+    if is_main and config.save_checkpoint:
+        found.append(Saving(run, step))
+    found.append(History(run))
+    if config.open_profiler:
+        found.append(Profile(run))
+    return found
 
 
 def epoch_values(state: TrainingState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Small programs of ``python -m common.X``: flags, and one sentence with exit code 2 for a mistake of the user.
+"""What programs share: flags, one sentence with exit code 2 for a mistake of the user, and the end by a signal.
 
 Imports no MindSpore.
 """
@@ -22,16 +22,21 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; '{self.prog} --help' shows the usage.")
 
 
+def refuse(error: Exception) -> int:
+    """Say a user's mistake in its one sentence and return the exit code 2; any other error goes on."""
+    sentence = user_sentence(error)
+    if sentence is None:
+        raise error
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
 def run(action: Callable[[Sequence[str]], str], argv: Sequence[str]) -> int:
     """Print what ``action`` says about ``argv``; return 0, or 2 after one sentence about a mistake."""
     try:
         said = action(argv)
     except Exception as error:
-        sentence = user_sentence(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
+        return refuse(error)
     sys.stdout.write(f"{said}\n")
     return 0
 

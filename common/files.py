@@ -1,32 +1,50 @@
 """Where the repository is, and files that appear whole or not at all. Imports without MindSpore."""
+import contextlib
 import csv
 import io
 import os
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 DATA = ROOT / "common" / "data"
 
 
+@contextlib.contextmanager
+def written_whole(path: str | Path, key: str = "") -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; what is there at the end of the block becomes ``path``.
+
+    So a reader never meets half a file, also after a crash of the machine. The name has the ending of ``path``, because
+    some writers look at it. The folder is made if it is missing.
+
+    Raises:
+        UserError: if the file cannot be written, naming ``key``; ``path`` is as it was then.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        with open(unfinished, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"{key}{': ' if key else ''}'{path}' cannot be written ({reason(error)}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
 def write_whole(path: str | Path, content: bytes | str) -> None:
-    """Write a file under a temporary name and rename it, so that a reader never meets half of it; text is UTF-8.
+    """Write a file that is whole or absent; text is UTF-8.
 
     Raises:
         UserError: if it cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"'{path}' cannot be written ({error.strerror or error}).") from None
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -42,9 +60,14 @@ def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[
     write_whole(path, text.getvalue())
 
 
-def make_folder(key: str, folder: Path) -> None:
-    """Make a folder, or raise a UserError that names the key."""
+def make_folder(key: str, folder: str | Path) -> Path:
+    """Make a folder, and those above it.
+
+    Raises:
+        UserError: if that is not possible, naming the key that says where.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{key}: {folder} cannot be made a folder ({error.strerror}); give another one.") from error
+        raise UserError(f"{key}: {folder} cannot be made a folder ({reason(error)}); give another one.") from error
+    return Path(folder)

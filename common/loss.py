@@ -4,6 +4,9 @@ Labels are class numbers (B,), integer, or a row of probabilities per image (B, 
 here. Rows come from the data pipeline, which smooths them while it mixes images, so they are taken as they are; only
 ``BinaryCrossEntropy`` and ``SmoothMixupCrossEntropy``, whose smoothing is of another kind, expect rows that are not yet
 smoothed. K is the number of classes, s the smoothing.
+
+On the way of a batch (``common.tasks.train``): before it the model's network made the logits, inside
+``common.train_step``; after it that step goes backward from the loss.
 """
 import math
 

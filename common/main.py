@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any, Callable, Sequence
 
-from common.command import Ending
+from common.command import Ending, refuse
 
 PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -18,7 +18,7 @@ from common.config.load import load_config
 from common.config.options import Config
 from common.config.rules import TRAINING_TASKS
 from common.context.device import prepare_environment
-from common.errors import UserError, user_sentence
+from common.errors import UserError
 from common.files import ROOT
 from common.spec import ModelSpec
 
@@ -32,7 +32,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         task: a kind of training, eval, export or infer; or one of the model's own, for which ``action`` is given.
         spec: the model.
         argv: command line without the program; ``None``: that of the process.
-        action: what is done instead of the task of this name in ``common.tasks.train``.
+        action: what is done instead of the task of this name in ``common.tasks``.
     """
     ending = Ending()
     if argv is None:
@@ -45,11 +45,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
             ending.rescue = lambda: send_unfinished(config, os.environ)
             (action or run)(config, spec.for_task(config.task))
     except Exception as error:
-        sentence = user_sentence(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(refuse(error))
 
 
 def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: str = "") -> Config:

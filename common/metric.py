@@ -80,14 +80,13 @@ class AnsweringStep(EvaluationStep):
         return position, loss, answer, ops.reduce_max(ops.softmax(logits, 1), 1)
 
 
-def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, show=None, collect=None) -> Scores:
+def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=None) -> Scores:
     """Evaluate a network.
 
     Args:
         step: the network's evaluation step; it is put into evaluation mode and back.
         batches: data set with the columns image and label, label -1 for padding.
         runtime: the ranks whose counts are added.
-        show: called with the number of batches done, for a progress bar.
         collect: of an ``AnsweringStep``, called with the number of the batch (from 0), its labels, the classes that the
             network answered, and their probabilities.
 
@@ -107,8 +106,6 @@ def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, show=None,
         totals += (position < 1).sum(), (position < 5).sum(), loss.sum(), real.sum()
         if collect is not None:
             collect(steps - 1, labels, *(answer.asnumpy() for answer in answers))
-        if show is not None:
-            show(steps)
     totals = runtime.sum(totals)
     step.set_train(was_training)
     if totals[3] == 0:

@@ -1,4 +1,17 @@
-"""What a run is: its state, its folder, its history, and the tensors that continue it."""
+"""What a training is: its configuration, its place, its state, its folder, its log, and what a checkpoint holds.
+
+A checkpoint holds, by the names of its tensors:
+
+- as in the network: weights and running statistics;
+- ``ema.NAME``: their moving average, with ``ema``;
+- ``optimizer.NAME``: what the update rule keeps (``common.optimizer.rules``), such as moments and the number of updates;
+- ``train.NAME``: loss scale and counters of the step (``common.train_step``);
+- ``zoo_meta``: JSON text, what ``Run.description`` gives.
+
+It lacks what follows from the configuration and the counters: learning rates, the states of random cells, and the sums
+over micro-batches, which are zero at the end of an epoch. ``common.checkpoint`` writes and reads the file,
+``common.tasks.resume`` continues from it.
+"""
 import dataclasses
 import json
 import logging
@@ -14,12 +27,16 @@ from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import weights_of
 from common.config.options import Config
 from common.context.ranks import Runtime
+from common.dataset.samples import Samples
 from common.errors import UserError
-from common.logger import get_logger, set_up
+from common.files import make_folder, write_whole
+from common.logger import LogLines, get_logger, set_up
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
-log = logging.getLogger(__name__)
+HISTORY = "history.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,19 +63,78 @@ class TrainingState:
     best_epoch: int = 0
     fps: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.time)
-    last_saved: Path | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what everything around its steps needs to know.
+
+    Attributes:
+        config: the effective configuration.
+        spec: the model's interface.
+        runtime: device and rank.
+        samples: the training images.
+        state: how far it is.
+        folder: its checkpoints, and where its other files go.
+        log: its log lines.
+    """
+
+    config: Config
+    spec: ModelSpec
+    runtime: Runtime
+    samples: Samples
+    state: TrainingState
+    folder: RunFolder
+    log: LogLines
+
+    @property
+    def micro_batches(self) -> int:
+        """Batches of this rank in an epoch."""
+        return self.state.steps_per_epoch * self.config.accumulation_steps
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the run folder."""
+        return self.folder.folder / name
+
+    def description(self) -> dict[str, Any]:
+        """Return what a checkpoint says about itself, as JSON values."""
+        state = self.state
+        return {"family": self.spec.name, "model": self.config.model, "classes": self.samples.classes,
+                "config": plain(self.config), "epoch": state.epoch, "steps_per_epoch": state.steps_per_epoch,
+                "world_size": self.runtime.world_size, "best": state.best, "best_epoch": state.best_epoch,
+                "mindspore": ms.__version__}
+
+
+def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples, state: TrainingState) -> Run:
+    """Make the run's folder and begin its log.
+
+    Raises:
+        UserError: if that is not possible.
+    """
+    folder = make_folder("ckpt_save_dir", config.ckpt_save_dir)
+    logger = set_up(folder, runtime.rank, spec.log_style.prefix)
+    name = config.prefix or spec.display_name(config.model)
+    return Run(config, spec, runtime, samples, state, RunFolder(folder, name, config.keep_checkpoint_max),
+               LogLines(spec.log_style, logger))
+
+
+def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
+    """Return what a checkpoint holds of a training step, by the names there; this module's head says what that is."""
+    weights = weights_of(step.network)
+
+    def stored(name: str) -> str:
+        return name if name in weights or name.startswith(("train.", "ema.", "optimizer.")) else f"optimizer.{name}"
+
+    return {stored(p.name): p
+            for p in step.get_parameters()
+            if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
 def keep_history(file: Path, epochs: int) -> list[dict]:
     """Cut ``history.jsonl`` back to the first ``epochs`` epochs, where a resumed run continues, and return them."""
     rows = [row for row in read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(file)
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
-
-
-HISTORY = "history.jsonl"
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
@@ -86,42 +162,14 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and "epoch" in row:
             rows.append(row)
         else:
-            log.warning("%s: line %d is not a whole record and is left out", path, number)
+            logger.warning("%s: line %d is not a whole record and is left out", path, number)
     return rows
-
-
-def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
-    """Everything that a continued run needs: weights, optimizer, moving average, counters, loss scale.
-
-    Left out: what follows from the configuration or the counters (learning rates, random states), and the sums over
-    micro-batches, which are zero at the end of an epoch.
-    """
-    weights = weights_of(step.network)
-
-    def stored(name: str) -> str:
-        return name if name in weights or name.startswith(("train.", "ema.", "optimizer.")) else f"optimizer.{name}"
-
-    return {stored(p.name): p
-            for p in step.get_parameters()
-            if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
 def plain(config: Config) -> dict[str, Any]:
     """The configuration as JSON values: tuples become lists."""
     return {f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v
             for f in dataclasses.fields(config) if f.name != "given"}
-
-
-def open_run(config: Config, spec: ModelSpec, runtime: Runtime) -> tuple[logging.Logger, RunFolder]:
-    """Make the run's folder and begin its log."""
-    run_dir = Path(config.ckpt_save_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"ckpt_save_dir: {run_dir} cannot be made a folder: {error.strerror}.") from error
-    set_up(run_dir, runtime.rank, spec.log_style.prefix)
-    name = config.prefix or spec.display_name(config.model)
-    return get_logger(), RunFolder(run_dir, name, config.keep_checkpoint_max)
 
 
 def open_console(spec: ModelSpec, runtime: Runtime) -> logging.Logger:

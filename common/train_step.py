@@ -3,6 +3,10 @@
 Forward, backward, sum over micro-batches, all-reduce, unscale, overflow check, clip by global norm, update, EMA. The
 order is written here once and nowhere else: clipping before the reduction, an average that also moves when the update
 was dropped, or a loss scale that never leaves the gradient are the faults that users of other zoos report most.
+
+On the way of a batch (``common.tasks.train``): before it ``common.dataset.batches`` has made the batch; within it the
+model's network and ``common.loss`` give the loss; after it ``common.optimizer.rules`` changes the weights. Which of the
+step's own tensors a checkpoint holds says ``common.run``.
 """
 from contextlib import contextmanager
 from typing import Iterator

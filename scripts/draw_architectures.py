@@ -13,7 +13,8 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 import numpy as np
 
-from common.errors import UserError, nearest, user_sentence
+from common.command import refuse
+from common.errors import UserError, nearest
 from common.files import ROOT
 from scripts.diagram import Arc, Diagram, Row, Step, save
 
@@ -284,8 +285,7 @@ def main(argv: Sequence[str]) -> int:
             save(drawn, path)
             sys.stdout.write(f"{path.relative_to(ROOT)}\n")
     except UserError as error:
-        sys.stderr.write(f"error: {user_sentence(error)}\n")
-        return 2
+        return refuse(error)
     return 0
 
 

@@ -175,7 +175,7 @@ def feed_nan(step: TrainStep, config, found: Findings) -> None:
     step(Tensor(images), Tensor(np.zeros(config.batch_size, np.int32)))
     found.add("after nan", step.network.get_parameters())
     try:
-        StopOnBadLoss(step, 1, drop_overflow_update=False).check()
+        StopOnBadLoss(dataclasses.replace(config, drop_overflow_update=False), step).check()
         found.values["nan"] = ""
     except UserError as error:
         found.values["nan"] = str(error)

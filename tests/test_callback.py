@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from mindspore import dataset as ds, nn
 from mindspore.train import Model
+from small_networks import Linear
 
-from common.callback import EpochLog, EpochRecord, Evaluation, History, Pictures, ProgressBar, Saving, StopOnBadLoss
+from common.callback import Pictures, callbacks
 from common.checkpoint.run_folder import RunFolder
+from common.config.options import Config
+from common.context.ranks import Runtime
+from common.dataset.samples import ArraySamples
 from common.errors import UserError
 from common.logger import LogLines, LogStyle
 from common.metric import Scores
 from common.optimizer.rules import SGD
-from common.run import TrainingState, keep_history
+from common.run import Run, TrainingState, keep_history
+from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, TrainStep
-from small_networks import Linear
 
 EPOCHS, BATCHES, BATCH = 4, 5, 8
 
@@ -48,6 +52,14 @@ def kept():
     return logger, handler.lines
 
 
+def run_of(folder, logger, lr, draw_samples=None, **keys):
+    """A run of a network that no configuration names."""
+    spec = ModelSpec("net", {"net": {}}, None, log_style=ZOO, draw_samples=draw_samples)
+    samples = ArraySamples("noise", ["a", "b", "c"], np.zeros(0, np.int32), np.zeros((0, 2, 2, 3), np.uint8), [])
+    return Run(Config(model="net", epochs=EPOCHS, **keys), spec, Runtime(), samples,
+               TrainingState(EPOCHS, BATCHES, BATCH, lr), RunFolder(folder, "net", keep=2), LogLines(ZOO, logger))
+
+
 def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_interval=1, eval_offset=-1):
     """Run a real training of a linear network with every callback."""
     rng = np.random.default_rng(0)
@@ -60,18 +72,12 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_i
     lr = np.linspace(0.1, 0.01, EPOCHS * BATCHES).astype(np.float32)
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
                      SGD(network.trainable_params(), lr, momentum=0.0))
-    state = TrainingState(EPOCHS, BATCHES, BATCH, lr)
-    lines = LogLines(ZOO, logger)
     results = iter(scores)
-    Model(step).train(EPOCHS, data, [
-        EpochRecord(state, step, BATCHES), StopOnBadLoss(step, 1, False),
-        ProgressBar(state, logger, BATCHES, interval=2), EpochLog(state, lines),
-        Evaluation(state, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), lines, eval_interval,
-                            eval_offset),
-        Saving(state, RunFolder(folder, "net", keep=2), 3,
-                        lambda: ({"w": step.network.head.weight}, {"epoch": state.epoch}), lines),
-        History(state, folder, lines, "net on noise")], dataset_sink_mode=False)
-    return state, lr
+    run = run_of(folder, logger, lr, log_interval=2, eval_interval=eval_interval, eval_offset=eval_offset,
+                 save_checkpoint_epochs=3)
+    Model(step).train(EPOCHS, data, callbacks(run, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), 0),
+                      dataset_sink_mode=False)
+    return run.state, lr
 
 
 def test_the_lines_have_the_seeds_form(tmp_path, kept):
@@ -114,13 +120,15 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
 
 
 @pytest.mark.parametrize("interval, epochs", [(1, [1, 2, 3, 4]), (3, [3, 4])])
-def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs):
-    state, modes = TrainingState(EPOCHS, BATCHES, BATCH, np.ones(EPOCHS * BATCHES)), []
+def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs, kept):
+    modes = []
+    run = run_of(tmp_path, kept[0], np.ones(EPOCHS * BATCHES), sample_every=interval,
+                 draw_samples=lambda config, network, samples, path: modes.append((path, network.training)))
     network = Linear(6, 3)
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
                      SGD(network.trainable_params(), 0.1, momentum=0.0))
-    pictures = Pictures(state, step, tmp_path, interval, lambda path: modes.append((path, network.training)))
-    for state.epoch in range(1, EPOCHS + 1):
+    pictures = Pictures(run, step)
+    for run.state.epoch in range(1, EPOCHS + 1):
         pictures.on_train_epoch_end(None)
         assert network.training
     assert modes == [(tmp_path / f"samples_000{epoch}.png", False) for epoch in epochs]

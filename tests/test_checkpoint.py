@@ -7,12 +7,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from small_networks import Linear, TwoLayers
 
 from common.checkpoint.file import META, load_checkpoint, save_checkpoint
 from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import load_into, network_tensors
 from common.errors import UserError
-from small_networks import Linear, TwoLayers
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, tensors):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tensors):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         save_checkpoint(tmp_path / "file" / "a.ckpt", tensors, {})
 
 

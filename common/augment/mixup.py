@@ -4,6 +4,9 @@ Sources: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization" (arXiv 1
 (arXiv 1905.04899). Both are used in batch mode: one lambda for the whole batch, and image i meets image B-1-i. The old
 zoo's MixUpBatch is mixup with ``prob`` 1; it draws the partners by a permutation, which for a shuffled batch differs
 only in that some images meet themselves.
+
+On the way of a batch (``common.tasks.train``): before it the images went through ``common.augment.pipeline``, after it
+the batch enters the step, ``common.train_step``.
 """
 from dataclasses import dataclass
 

@@ -3,6 +3,9 @@
 Training: random-resized crop, flips, auto-augmentation or colour jitter, normalisation, random erasing.
 Evaluation: resize, centre crop, normalisation. Both resize with PIL's own filters, so that the pixels are PIL's to the
 bit. All randomness comes from the ``np.random.Generator`` that is passed with each image.
+
+On the way of a batch (``common.tasks.train``): before it ``common.dataset.batches`` chooses and reads the image, after
+it ``common.augment.mixup`` mixes the batch.
 """
 
 from dataclasses import dataclass, replace

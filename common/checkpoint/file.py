@@ -1,5 +1,4 @@
 """Checkpoints: written atomically, checked when read, complete enough that resuming equals never having stopped."""
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -9,39 +8,33 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from common.errors import UserError
+from common.errors import UserError, reason
+from common.files import written_whole
 
 META = "zoo_meta"  # name of the JSON text inside a checkpoint that says what it holds
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Parameter | Tensor | np.ndarray], meta: Mapping[str, Any]) -> Path:
-    """Write a checkpoint under a temporary name and rename it, so that ``path`` is always whole or absent.
+def save_checkpoint(path: str | Path, tensors: Mapping[str, Parameter | Tensor | np.ndarray],
+                    meta: Mapping[str, Any]) -> Path:
+    """Write a checkpoint that is whole or absent.
 
     Args:
         path: ends in ``.ckpt``.
         tensors: name -> value.
-        meta: what the checkpoint holds, as JSON values; see ``common.tasks.train``.
+        meta: what the checkpoint holds, as JSON values; see ``common.run``.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished.ckpt")
     content = [{"name": name, "data": value if isinstance(value, Tensor) else Tensor(value)}
                for name, value in tensors.items()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint(content, str(unfinished), append_dict={META: json.dumps(dict(meta))}, crc_check=True)
+    with written_whole(path, "ckpt_save_dir") as unfinished:
+        try:
+            ms.save_checkpoint(content, str(unfinished), append_dict={META: json.dumps(dict(meta))}, crc_check=True)
+        except (RuntimeError, ValueError) as error:  # the framework hides what the system said
+            raise OSError(reason(error)) from error
         os.chmod(unfinished, 0o644)  # the framework writes 0400
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"ckpt_save_dir: cannot write {path}: {_short(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-    return path
+    return Path(path)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -68,7 +61,3 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         raise UserError(f"ckpt_path: {path} cannot be read: it is damaged, truncated, or no checkpoint.") from error
     meta = values.pop(META, "{}")
     return {name: value.asnumpy() for name, value in values.items() if hasattr(value, "asnumpy")}, json.loads(meta)
-
-
-def _short(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200]

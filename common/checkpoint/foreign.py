@@ -3,7 +3,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import pickle
 import struct
 from collections import OrderedDict
@@ -14,6 +13,7 @@ from typing import Any, Mapping
 import numpy as np
 
 from common.errors import UserError
+from common.files import written_whole
 
 # where training programs keep the weights inside their checkpoints; averaged weights first, as they are evaluated
 PARTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
@@ -153,7 +153,7 @@ def _source(path: Path, content: Any) -> Source:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file under a temporary name and rename it, so that ``path`` is always whole or absent.
+    """Write a safetensors file that is whole or absent.
 
     Raises:
         UserError: if it cannot be written.
@@ -161,14 +161,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.unfinished.safetensors")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished,
-                  metadata={"format": "pt"})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"out: cannot write {path}: {error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+        with written_whole(path, "out") as unfinished:
+            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished,
+                      metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise UserError(f"out: '{path}' cannot be written ({error}).") from error

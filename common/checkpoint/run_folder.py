@@ -1,6 +1,5 @@
 """The checkpoints of one run: which there are, which are kept, which is the newest whole one."""
 import glob
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.errors import UserError
+from common.files import written_whole
 
 
 class RunFolder:
@@ -49,12 +49,8 @@ class RunFolder:
         """Write the best checkpoint; ``same_as`` is a file of the same content, if there is one."""
         if same_as is None:
             return save_checkpoint(self.best, tensors, meta)
-        unfinished = self.best.with_name(f".{self.best.stem}.{os.getpid()}.unfinished.ckpt")
-        try:
+        with written_whole(self.best, "ckpt_save_dir") as unfinished:
             shutil.copyfile(same_as, unfinished)
-            os.replace(unfinished, self.best)
-        finally:
-            unfinished.unlink(missing_ok=True)
         return self.best
 
     def newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, Any], list[str]] | None:

@@ -8,6 +8,7 @@ import yaml
 
 from common.config.options import FIELDS, SECTIONS, Config
 from common.errors import UserError
+from common.files import write_whole
 
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -46,8 +47,7 @@ def save_config(config: Config, path: str | Path) -> None:
             flow = None if isinstance(value, tuple) else False  # lists in brackets, all else plain
             lines.append(yaml.dump({name: list(value) if flow is None else value}, Dumper=_Dumper,
                                    default_flow_style=flow, allow_unicode=True, width=10**6).rstrip("\n"))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

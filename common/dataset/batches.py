@@ -4,6 +4,10 @@ The unit is the batch. A source computes batch k of a run as a whole (order, dec
 generators that are seeded by (seed, epoch, image or position); the framework only asks for the numbers k in turn and
 carries the results. So the number of workers, threads or processes, the number of ranks and an interruption between two
 epochs change nothing in what a training sees.
+
+On the way of a batch (``common.tasks.train``) this is the first station. Before it: the list of images
+(``common.dataset.samples``). After it: each image goes through ``common.augment.pipeline``, the batch through
+``common.augment.mixup``, and then into the step, ``common.train_step``.
 """
 import dataclasses
 import functools

@@ -16,6 +16,7 @@ from common.config.options import Config
 from common.dataset.archive import download, marker_of, unpack_once
 from common.dataset.once import in_progress, once
 from common.errors import UserError
+from common.files import make_folder
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz"
 ADDRESS_VARIABLE = "ZOO_CIFAR_URL"  # environment: a mirror of ADDRESS
@@ -99,10 +100,7 @@ def _find_or_get(config: Config, layout: Layout, split: str) -> list[Path]:
 
 def _fetch(file: Path, layout: Layout) -> None:
     url = f"{os.environ.get(ADDRESS_VARIABLE, ADDRESS).rstrip('/')}/{layout.archive}"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"data_dir: {file.parent} cannot be made a folder: {error.strerror}.") from error
+    make_folder("data_dir", file.parent)
     once(file, lambda: download(url, file, layout.md5))
     unpack_once(file, file.parent)
 

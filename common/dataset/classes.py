@@ -9,7 +9,7 @@ from typing import Sequence
 from common.config.options import Config
 from common.dataset.samples import Samples
 from common.errors import UserError
-from common.files import DATA
+from common.files import DATA, write_whole
 
 IMAGENET = DATA / "imagenet_classes.txt"  # source and licence: common/data/README.md
 
@@ -120,7 +120,7 @@ def with_classes(config: Config, samples: Samples) -> Config:
 
 def save_classes(samples: Samples, path: str | Path) -> None:
     """Write the class names as a JSON list, in the order of the labels."""
-    Path(path).write_text(json.dumps(samples.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(samples.classes, ensure_ascii=False, indent=0) + "\n")
 
 
 def load_classes(path: str | Path) -> list[str]:

@@ -4,7 +4,6 @@
 that a demonstration walks the same readers as a training on one's own data. Source and licence: common/data/README.md.
 """
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -12,8 +11,9 @@ from typing import Sequence
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError, user_sentence
-from common.files import DATA
+from common.command import refuse
+from common.errors import UserError
+from common.files import DATA, write_whole
 
 FILE = DATA / "digits.npz"
 CLASSES = [str(digit) for digit in range(10)]
@@ -86,10 +86,7 @@ def _write(path: Path, content: bytes) -> None:
             raise UserError(f"the digits cannot be written to {path.parent}: {path.name} is there and holds something "
                             "else; choose another folder.")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_whole(path, content)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,8 +97,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         batches, pictures = write_digits(argv[1])
     except UserError as error:
-        sys.stderr.write(f"{user_sentence(error)}\n")
-        return 2
+        return refuse(error)
     sys.stdout.write(f"The digits as CIFAR-10 batches: {batches}\nThe digits as class folders:    {pictures}\n")
     return 0
 

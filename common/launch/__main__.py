@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Sequence
 
+from common.command import refuse
 from common.errors import UserError
 from common.launch.job import Request, understand
 from common.launch.plan import Plan, Rank, describe, make_plan
@@ -72,8 +73,7 @@ def main(words: Sequence[str]) -> int:
             return 0
         return run(plan, job.folder_name, wait=os.environ.get("NO_WAIT", "") in ("", "0"))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ No ``construct`` is decorated with ``jit``, as the framework's are: in PyNative 
 the old memory of a parameter after ``set_data``, so that training stands still without a word. Moments are float32
 whatever the type of the parameter.
 
+On the way of a batch (``common.tasks.train``) this is the last station: before it ``common.train_step`` has reduced,
+unscaled and clipped the gradients; after it the weights have changed. Which rule applies to which parameter, and with
+which decay, says ``common.optimizer.build``.
+
 Notation: w weight, g gradient, ``rate`` learning rate, ``decay`` weight decay, t number of the update, from 1.
 """
 import math

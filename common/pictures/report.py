@@ -18,19 +18,6 @@ FILES = ("confusion.png", "mistakes.png", "classes.csv", "mistakes.csv")
 DRAWN_MISTAKES, COLUMNS = 24, 6
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make the folder of a report, before the evaluation that it is for.
-
-    Raises:
-        UserError: if that is not possible.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"report: '{folder}' cannot be made a folder ({error.strerror or error}).") from None
-    return Path(folder)
-
-
 def write_report(answers: Answers, folder: Path) -> None:
     """Write ``FILES`` into a folder.
 

@@ -5,6 +5,7 @@ import re
 import sys
 from typing import Sequence
 
+from common.command import run
 from common.errors import UserError
 from common.rank_table.make import find_addresses, make, merge, notes, own_address, parse_devices, write_table
 from common.rank_table.table import HCCN_CONF, counted, find_server, numbers, read_rank_table
@@ -109,14 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command; return 0, or 2 after one sentence about a mistake."""
-    try:
-        options = _parser().parse_args(argv)
-        lines = options.action(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
+    def lines_of(words: Sequence[str]) -> str:
+        options = _parser().parse_args(words)
+        return "\n".join(options.action(options))
+
+    return run(lines_of, argv)
 
 
 if __name__ == "__main__":

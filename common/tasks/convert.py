@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from common.checkpoint.foreign import read, read_tensors, write_safetensors
+from common.command import refuse
 from common.config.options import NETWORK_KEYS
 from common.context.device import prepare_environment
 from common.errors import UserError
@@ -247,8 +248,7 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
         options.ckpt_path = options.ckpt_path or _published(spec, published, address)
         _run(options, spec, architecture, timm or {})
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(refuse(error))
 
 
 def _published(spec: ModelSpec, pattern: str, address: str) -> str:

@@ -1,6 +1,4 @@
 """Evaluate a checkpoint: a story from top to bottom."""
-
-
 from typing import Callable
 
 from mindspore import nn
@@ -12,9 +10,10 @@ from common.dataset.batches import eval_batches
 from common.dataset.classes import with_classes
 from common.dataset.samples import Samples
 from common.dataset.sources import open_samples
+from common.files import make_folder
 from common.metric import AnsweringStep, Answers, EvaluationStep, Scores, evaluate_batches
 from common.network import load_network
-from common.pictures.report import FILES as REPORT_FILES, make_folder, write_report
+from common.pictures.report import FILES as REPORT_FILES, write_report
 from common.run import open_console
 from common.spec import ModelSpec
 
@@ -25,7 +24,7 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
     logger = open_console(spec, runtime)
     samples = open_samples(config, "eval")
     config = with_classes(config, samples)
-    folder = make_folder(config.report) if config.report else None
+    folder = make_folder("report", config.report) if config.report else None
     network, report, classes = load_network(config, spec)
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
                 f" {len(samples.classes)} classes" + (f"; {', '.join(REPORT_FILES)} go to {folder}" if folder else ""))
@@ -52,7 +51,7 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
 
 
 def evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime, answers: Answers | None = None
-                ) -> Callable[[], Scores]:
+               ) -> Callable[[], Scores]:
     """Return a function that evaluates the network on the evaluation data, and collects its answers if asked to."""
     batches = eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
     step = EvaluationStep(network) if answers is None else AnsweringStep(network)

@@ -1,20 +1,17 @@
 """Where a training begins: at its newest checkpoint, at that of another run, at given weights, or from scratch."""
 
-import logging
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 
 from common.checkpoint.file import load_checkpoint
-from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import LoadReport, load_into, network_tensors
 from common.config.options import Config
-from common.context.ranks import Runtime
 from common.errors import UserError
 from common.layers.drop_path import seed_random_states
 from common.network import check_family, check_weights
-from common.run import TrainingState, plain, training_tensors
+from common.run import Run, plain, training_tensors
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
@@ -28,8 +25,7 @@ FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers",
         "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "download")
 
 
-def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingState, folder: RunFolder,
-            runtime: Runtime, logger: logging.Logger) -> int:
+def restore(run: Run, step: TrainStep) -> int:
     """Fill the training step, in this order of preference, and say which.
 
     The newest whole checkpoint of the run folder, else ``resume``, else the weights of ``ckpt_path``, else the initial
@@ -38,7 +34,8 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
     Returns:
         The number of epochs that are done.
     """
-    found = folder.newest()
+    config, state, logger = run.config, run.state, run.log.logger
+    found = run.folder.newest()
     if found is None and config.resume:
         found = (Path(config.resume), *load_checkpoint(config.resume), [])
     epoch = 0
@@ -46,8 +43,8 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
         path, tensors, meta, problems = found
         for problem in problems:
             logger.warning(f"{problem} The one before it is used.")
-        check_family(meta, config, spec)
-        _check_continuation(path, meta, config, state, runtime, logger)
+        check_family(meta, config, run.spec)
+        _check_continuation(run, path, meta)
         _restore_step(step, tensors, path)
         epoch = meta["epoch"]
         done = epoch * state.steps_per_epoch * config.accumulation_steps  # another number of ranks counts differently
@@ -55,14 +52,14 @@ def restore(config: Config, spec: ModelSpec, step: TrainStep, state: TrainingSta
         state.best, state.best_epoch = meta["best"], meta["best_epoch"]
         logger.info(f"Continuing after epoch {epoch} from {path}")
     elif config.ckpt_path:
-        report = _load_weights(config, spec, step)
+        report = _load_weights(config, run.spec, step)
         if step.ema_decay is not None:
             for average, weight in zip(step.ema, step.averaged):
                 average.set_data(weight.value())
         logger.info(f"Starting from the weights of {config.ckpt_path}: {report.summary()}")
     else:
         logger.info("Starting from scratch")
-    seed_random_states(step.network, config.seed + runtime.rank, int(step.micro_steps.asnumpy()))
+    seed_random_states(step.network, config.seed + run.runtime.rank, int(step.micro_steps.asnumpy()))
     return epoch
 
 
@@ -78,15 +75,15 @@ def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> LoadRepor
     return report
 
 
-def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingState, runtime: Runtime,
-                        logger: logging.Logger) -> None:
+def _check_continuation(run: Run, path: Path, meta: dict) -> None:
     """Refuse changes that a continued run cannot follow, and name those that it can."""
+    config, state, world_size = run.config, run.state, run.runtime.world_size
     if "epoch" not in meta:
         raise UserError(f"resume: {path} holds weights only, not the state of a training; use --ckpt_path to start "
                         "from its weights.")
     before, now = meta["config"], plain(config)
     changed = {key: (before[key], now[key]) for key in before if key in now and before[key] != now[key]}
-    for key, (old, new) in (("world_size", (meta["world_size"], runtime.world_size)),
+    for key, (old, new) in (("world_size", (meta["world_size"], world_size)),
                             ("steps_per_epoch", (meta["steps_per_epoch"], state.steps_per_epoch))):
         if old != new:
             changed[key] = (old, new)
@@ -98,13 +95,13 @@ def _check_continuation(path: Path, meta: dict, config: Config, state: TrainingS
     if fixed:
         what = ", ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in fixed)
         what += f", so that a step takes {state.global_batch} images instead of {images}" if other_step else ""
-        others = config.accumulation_steps * runtime.world_size
+        others = config.accumulation_steps * world_size
         keep = f"; --batch_size {images // others} continues it" if other_step and images % others == 0 else ""
         raise UserError(f"{path} cannot be continued: {what}{keep}; or choose another --ckpt_save_dir, and give "
                         "--ckpt_path to start from its weights.")
     free = [f"{key} {old} -> {new}" for key, (old, new) in changed.items() if key not in FREE]
     if free:
-        logger.warning(f"Changed since the run was begun: {', '.join(free)}")
+        run.log.logger.warning(f"Changed since the run was begun: {', '.join(free)}")
 
 
 def _restore_step(step: TrainStep, tensors: dict[str, np.ndarray], path: Path) -> None:
@@ -117,5 +114,3 @@ def _restore_step(step: TrainStep, tensors: dict[str, np.ndarray], path: Path) -
                         f"shape ({', '.join(wrong[:4])}).")
     for name, parameter in state.items():
         parameter.set_data(ms.Tensor(tensors[name], parameter.dtype))
-
-

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entry import TINY
 from PIL import Image, ImageColor
 
 from common.augment.mixup import Mixer
@@ -20,17 +21,17 @@ from common.dataset.digits import write_digits
 from common.dataset.samples import ArraySamples
 from common.dataset.sources import open_samples
 from common.errors import UserError
+from common.files import make_folder
 from common.main import main
 from common.metric import UNANSWERED, UNREAD, Answers
 from common.network import build_network
 from common.pictures.batch import captions_of, show_batch
 from common.pictures.chart import BLUE, GREEN, GRID, HEADING, LEGEND_ROW, MARGINS, ORANGE, PURPLE, SHADE
 from common.pictures.confusion import CELL, draw_confusion, most_confused
-from common.pictures.report import FILES, make_folder, write_report
+from common.pictures.report import FILES, write_report
 from common.pictures.schedule import show_schedule
 from common.pictures.sheet import TILE, prediction_sheet, short_names, with_share
 from common.predict import Candidate, Result
-from entry import TINY
 from gmlp.src.spec import SPEC
 
 
@@ -128,7 +129,7 @@ def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
     answers = Answers(samples, 6, Runtime())
     answers.collect(0, samples.labels, np.array([0, 1, 1, 1, UNANSWERED, 2], np.int32),
                     np.array([0.9, 0.6, 0.8, 0.7, np.nan, 1.0], np.float32))
-    write_report(answers, make_folder("new/report"))
+    write_report(answers, make_folder("report", "new/report"))
     assert [tuple(row.values()) for row in read_csv("new/report/classes.csv")] == [
         ("0", "cat", "3", "1", "0.333333", "dog", "2"), ("1", "dog", "2", "1", "0.500000", "", ""),
         ("2", "emu", "1", "1", "1.000000", "", ""), ("3", "fox", "0", "0", "", "", "")]
@@ -144,12 +145,12 @@ def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
 def test_a_report_without_mistakes_and_one_of_a_thousand_classes():
     good = Answers(samples_of([0, 1], "ab"), 2, Runtime())
     good.collect(0, np.array([0, 1]), np.array([0, 1], np.int32), np.ones(2, np.float32))
-    write_report(good, make_folder("good"))
+    write_report(good, make_folder("report", "good"))
     assert read_csv("good/mistakes.csv") == [] and Image.open("good/mistakes.png").height < 100
     many = samples_of(np.arange(1000), [f"n{number:08}" for number in range(1000)])
     answers, = answers_for(many, 500, wrong=range(40))
     answers.predicted[999] = 1000  # of 1001 outputs
-    write_report(answers, make_folder("many"))
+    write_report(answers, make_folder("report", "many"))
     assert len(read_csv("many/classes.csv")) == 1000 and len(read_csv("many/mistakes.csv")) == 41
     assert read_csv("many/mistakes.csv")[0]["predicted_name"] == "class 1000"
     assert Image.open("many/mistakes.png").width == 6 * (TILE + 14) + 14  # six images in a row
@@ -157,8 +158,8 @@ def test_a_report_without_mistakes_and_one_of_a_thousand_classes():
 
 def test_a_report_that_has_no_place_is_refused_before_the_evaluation():
     Path("file").write_text("")
-    with pytest.raises(UserError, match="report: 'file/x' cannot be made a folder"):
-        make_folder("file/x")
+    with pytest.raises(UserError, match="report: file/x cannot be made a folder"):
+        make_folder("report", "file/x")
 
 
 # predictions

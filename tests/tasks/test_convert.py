@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entry import ROOT, sentence
+from golden import Golden, load_strictly
 from safetensors.numpy import load_file, save_file
 
 from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.checkpoint.foreign import read, read_tensors
 from common.errors import UserError
 from common.tasks.convert import main, to_checkpoint, to_safetensors, variant_of, verify
-from entry import ROOT, sentence
 from gmlp.src.spec import SPEC
 from gmlp.src.weights import architecture
-from golden import Golden, load_strictly
 
 TINY = {"num_classes": 10, "image_size": 32, "in_channels": 3, "patch_size": 4, "embed_dim": 32, "mlp_ratio": 6,
         "depth": 2}
@@ -312,7 +312,7 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(file, tmp_path, cap
         with pytest.raises(SystemExit) as end:
             main(SPEC, architecture, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
         assert end.value.code == 2
-        assert "cannot write" in capsys.readouterr().err
+        assert "cannot be written" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken", "tiny.safetensors"]
 
 
