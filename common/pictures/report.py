@@ -7,7 +7,6 @@ from typing import Any, Iterable, Sequence
 import numpy as np
 
 from common.dataset.classes import names_for
-from common.errors import UserError
 from common.files import write_rows
 from common.metric import UNANSWERED, UNREAD, Answers
 from common.pictures.confusion import draw_confusion, message
