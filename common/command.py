@@ -7,16 +7,29 @@ import os
 import signal
 import sys
 import threading
+from types import TracebackType
 from typing import Any, Callable, Sequence
 
 from common.errors import UserError, user_sentence
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, and takes no abbreviated flags."""
+def _say_stopped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show no traceback when Ctrl-C is pressed before a program has begun, as during its imports; the code is 130."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("\nStopped.\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
-    def __init__(self, prog: str, description: str, **more: Any):
-        super().__init__(prog=f"python -m {prog}", description=description, allow_abbrev=False, **more)
+
+sys.excepthook = _say_stopped
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, and takes no abbreviated flags; ``prog`` is the module."""
+
+    def __init__(self, prog: str, description: str = "", **more: Any):
+        begin = "" if prog.startswith("python ") else "python -m "  # that of a subcommand holds the whole beginning
+        super().__init__(prog=f"{begin}{prog}", description=description, allow_abbrev=False, **more)
 
     def error(self, message: str):
         raise UserError(f"{message}; '{self.prog} --help' shows the usage.")
@@ -31,12 +44,14 @@ def refuse(error: Exception) -> int:
     return 2
 
 
-def run(action: Callable[[Sequence[str]], str], argv: Sequence[str]) -> int:
-    """Print what ``action`` says about ``argv``; return 0, or 2 after one sentence about a mistake."""
+def run(action: Callable[[Sequence[str]], str | int], argv: Sequence[str]) -> int:
+    """Print what ``action`` says about ``argv``; return its code if it gives one, else 0, or 2 after a mistake."""
     try:
         said = action(argv)
     except Exception as error:
         return refuse(error)
+    if isinstance(said, int):
+        return said
     sys.stdout.write(f"{said}\n")
     return 0
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, Sequence
 
 from common.command import Ending, refuse
 
-PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm")
+PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 if MISSING:  # before anything imports them: entry points import this module first
     print(f"error: {sys.executable} lacks {', '.join(MISSING)}; run 'pip install -r requirements.txt' with it, or use "

@@ -150,7 +150,7 @@ install_requirements() {
         echo "$before" >"$MARK" # pip gave up by itself and left what was there
         fail "pip could not install requirements.txt; behind a mirror or a proxy set PIP_INDEX_URL or HTTPS_PROXY."
     fi
-    "$PY" -c 'import mindspore, numpy, yaml, PIL, cv2, tqdm' ||
+    "$PY" -c 'import mindspore, numpy, yaml, PIL, cv2, tqdm, psutil' ||
         fail "the packages are installed, but do not load on this machine (above is why)."
     cksum <"$REQUIREMENTS" >"$MARK"
     echo "Installed in $SECONDS s."

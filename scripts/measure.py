@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+from common.context.cores import own_cores
 from common.errors import UserError, user_sentence
 
 Step = Callable[[], Any]
@@ -96,8 +97,7 @@ class Measurement:
 
 def machine() -> dict[str, Any]:
     """Return processor, cores that this process may use, and the load of the last minute."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     name = next((line.partition(":")[2].strip() for line in names.splitlines() if line.startswith("model name")),
                 platform.processor() or platform.machine())
-    return {"processor": name, "cores": cores, "load": round(os.getloadavg()[0], 2)}
+    return {"processor": name, "cores": len(own_cores()), "load": round(os.getloadavg()[0], 2)}

@@ -13,7 +13,7 @@ from entry import ROOT
 
 MODELS = ("gmlp", "convmlp", "soft", "hlg", "mae")
 TOP_LEVEL = {"README.md", "requirements.txt", "common", "scripts", "tests", *MODELS}
-RUN_TIME = {"mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm"}
+RUN_TIME = {"mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil"}
 # What must answer at once.
 WITHOUT_MINDSPORE = ("config.load", "config.options", "config.help", "rank_table.__main__", "launch.__main__", "lr",
                      "logger", "errors", "spec", "main", "dataset.sources", "pictures.schedule")

@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from entry import ROOT, run as run_program, sentence
 
+from common.command import run
 from common.context.cores import share_cores
 from common.errors import UserError
-from common.launch.__main__ import main as main_of___main__
+from common.launch.__main__ import main as launch
 from common.rank_table.__main__ import main
 from common.rank_table.cost import all_reduce_ms, layout
 from common.rank_table.make import own_address, parse_devices
 from common.rank_table.table import Device, Server, find_server, is_local, read_rank_table
-from entry import ROOT, run, sentence
 
 
 def table(*servers: int, version: str = "1.0") -> dict:
@@ -138,7 +139,7 @@ def launched(monkeypatch, tmp_path):
     monkeypatch.delenv("LAUNCHER", raising=False)
 
     def launch_it(file: Path) -> int:
-        return main_of___main__(["distribute", "ascend", "train", "", str(python), str(tmp_path), str(file),
+        return run(launch, ["distribute", "ascend", "train", "", str(python), str(tmp_path), str(file),
                             str(ROOT / "gmlp/config/gmlp_Ti.yaml")])
 
     return launch_it
@@ -148,7 +149,7 @@ def launched(monkeypatch, tmp_path):
 def test_a_broken_table_is_one_sentence_and_starts_nothing(name, launched, capsys, tmp_path):
     document, *words = BROKEN[name]
     file = write(document, tmp_path / "table.json")
-    assert main(["check", str(file)]) == 2
+    assert run(main, ["check", str(file)]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith(f"error: rank table {file}: ") and said.err.count("\n") == 1
     assert said.err.endswith(".\n")
@@ -164,7 +165,7 @@ def test_a_broken_table_is_one_sentence_and_starts_nothing(name, launched, capsy
     (lambda path: path.write_text("[" * 100_000), "nested too deeply")])
 def test_a_file_that_cannot_be_read_is_one_sentence(make, words, launched, capsys, tmp_path):
     make(tmp_path / "table.json")
-    assert main(["check", "table.json"]) == 2
+    assert run(main, ["check", "table.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: rank table table.json: ") and words in error and error.count("\n") == 1
     assert launched(Path("table.json")) == 2 and not (tmp_path / "results").exists()
@@ -246,27 +247,27 @@ def test_a_server_that_cannot_be_told_is_asked_for_with_a_list(wanted, conf):
 
 def test_check_says_what_is_in_the_table_and_notes_odd_sets_of_devices(capsys):
     document = table(3)
-    assert main(["check", str(write(document))]) == 0
+    assert run(main, ["check", str(write(document))]) == 0
     said = capsys.readouterr().out
     assert "version 1.0, 1 server, 3 ranks." in said and f"server 0 '{ONE}': ranks 0-2 on devices 0,1,2" in said
     assert f"this server: '{ONE}'" in said and "910A" in said
-    assert main(["check", str(write(table(4, 4)))]) == 0
+    assert run(main, ["check", str(write(table(4, 4)))]) == 0
     said = capsys.readouterr().out
     assert "set SERVER_ID" in said and "910A" not in said
 
 
 def test_the_command_lines_work_as_documented(tmp_path):
     file = write(table(2), tmp_path / "a table.json")
-    assert "2 ranks" in run("-m", "common.rank_table", "check", file).stdout
-    assert sentence(run("-m", "common.rank_table", "check", tmp_path / "none")).startswith("error: rank table ")
-    assert "invalid choice: 'chekc'" in sentence(run("-m", "common.rank_table", "chekc", file))
+    assert "2 ranks" in run_program("-m", "common.rank_table", "check", file).stdout
+    assert sentence(run_program("-m", "common.rank_table", "check", tmp_path / "none")).startswith("error: rank table ")
+    assert "invalid choice: 'chekc'" in sentence(run_program("-m", "common.rank_table", "chekc", file))
 
 
 def test_plan_names_rank_device_server_and_cores_of_each_process(capsys, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 16)), raising=False)
     document = table(2, 2)
     document["server_list"][1]["device"][0]["device_id"] = "6"
-    assert main(["plan", str(write(document)), "--server_id", "1"]) == 0
+    assert run(main, ["plan", str(write(document)), "--server_id", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"rank 2 device 6 server {TWO} cores 8-11",
                                                     f"rank 3 device 1 server {TWO} cores 12-15"]
 
@@ -279,7 +280,7 @@ def test_cores_are_shared_evenly_and_not_at_all_when_there_are_too_few(monkeypat
 
 
 def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
-    assert main(["plan", "--cards", "20", "--link", "10", "--network", "5", "--latency", "0",
+    assert run(main, ["plan", "--cards", "20", "--link", "10", "--network", "5", "--latency", "0",
                                   "--step_ms", "40", "--batch_size", "32"]) == 0
     said = capsys.readouterr().out
     assert "20 devices on 3 servers" in said and "server 2: ranks 16-19, devices 0-3" in said
@@ -293,7 +294,7 @@ def test_plan_of_many_cards_states_its_model_and_follows_it(capsys):
 
 
 def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
-    assert main(["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
+    assert run(main, ["plan", "--cards", "64", "--epoch", "--latency", "0"]) == 0
     said = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()[2:]]
     assert [row[1] for row in rows if row[0] == "SOFT-tiny, 128"] == ["8", "32", "64"]
@@ -307,7 +308,7 @@ def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
 
 
 def test_the_readme_shows_the_cost_of_an_epoch_as_the_command_does(capsys):
-    assert main(["plan", "--cards", "64", "--epoch"]) == 0
+    assert run(main, ["plan", "--cards", "64", "--epoch"]) == 0
     assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -324,7 +325,7 @@ def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
                                         (["--epoch"], "rank table, or --cards"),
                                         (["--cards", "x"], "--cards")])
 def test_plan_refuses_numbers_that_make_no_sense(words, key, capsys):
-    assert main(["plan", *words]) == 2
+    assert run(main, ["plan", *words]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and key in said.err and said.err.count("\n") == 1 and not said.out
 
@@ -343,7 +344,7 @@ def test_sets_of_devices_that_are_none(text):
 
 
 def make(*words: str) -> int:
-    return main(["make", *words])
+    return run(main, ["make", *words])
 
 
 def hccn_tool(folder: Path, answers: dict[int, str]) -> None:
@@ -413,7 +414,7 @@ def test_merge_joins_servers_in_order_and_renumbers_the_ranks(capsys):
     second["server_count"] = "1"
     for rank, one in enumerate(second["server_list"][0]["device"]):
         one["rank_id"] = str(1 - rank)  # its own order is kept
-    assert main(["merge", str(write(second, Path("b.json"))), str(write(first, Path("a.json")))]) == 0
+    assert run(main, ["merge", str(write(second, Path("b.json"))), str(write(first, Path("a.json")))]) == 0
     assert capsys.readouterr().out == "hccl_2s_4p.json\n"
     merged = read_rank_table("hccl_2s_4p.json")
     assert [server.id for server in merged.servers] == [TWO, ONE]
@@ -426,7 +427,7 @@ def test_merge_joins_super_pods():
     documents = [with_pods([1, 2]), json.loads(json.dumps(with_pods([1, 2])).replace("10.9.8.", "10.9.7.").replace(
         "192.168.", "192.169."))]
     files = [str(write(document, Path(f"{number}.json"))) for number, document in enumerate(documents)]
-    assert main(["merge", *files, "--out", "m.json"]) == 0
+    assert run(main, ["merge", *files, "--out", "m.json"]) == 0
     pods = read_rank_table("m.json").document["super_pod_list"]
     assert [len(pod["server_list"]) for pod in pods] == [4]
 
@@ -438,6 +439,6 @@ def test_merge_joins_super_pods():
     ([table(1), json.loads(json.dumps(device(0, 0, "device_ip", servers=(1,))).replace(ONE, TWO))], "no device_ip")])
 def test_merge_refuses_what_does_not_fit(documents, said, capsys):
     files = [str(write(document, Path(f"{number}.json"))) for number, document in enumerate(documents)]
-    assert main(["merge", *files, "--out", "m.json"]) == 2
+    assert run(main, ["merge", *files, "--out", "m.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1 and not Path("m.json").exists()

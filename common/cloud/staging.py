@@ -24,7 +24,7 @@ from common.config.options import Config
 from common.config.rules import TRAINING_TASKS, check_paths
 from common.dataset.once import once
 from common.errors import UserError
-from common.files import make_folder
+from common.files import make_folder, write_whole
 from common.logger import set_up
 
 DATA, WEIGHTS = Path("/cache/data"), Path("/cache/pretrain")  # the large local disk of both platforms
@@ -292,8 +292,7 @@ def _prepare_c2net(config: Config, here: Place) -> Config:
         module = optional("c2net.context", "enable_modelarts", "what OpenI offers")
         with failing("data_path", "what was chosen on OpenI's page", "this machine"):
             context = module.prepare()
-        found.write_text(json.dumps([context.dataset_path, context.pretrain_model_path, context.output_path]),
-                         encoding="utf-8")
+        write_whole(found, json.dumps([context.dataset_path, context.pretrain_model_path, context.output_path]))
 
     folder = Path(tempfile.gettempdir()) / f"zoo_c2net_{os.getuid()}"
     found = folder / f"paths-{_digest(here.job)}.json"
@@ -318,7 +317,7 @@ def _once(folder_key: str, key: str, source: str, folder: Path, work: Callable[[
     def work_and_mark() -> None:
         work()
         text = json.dumps({"job": here.job, "key": key, "source": source, "time": time.strftime("%F %T")})
-        marker.write_text(text + "\n", encoding="utf-8")
+        write_whole(marker, text + "\n")
 
     logger.info("%s: %s is brought to %s", key, source, folder)
     began = time.monotonic()

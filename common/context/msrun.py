@@ -4,15 +4,15 @@ msrun starts a scheduler, at whose port the workers meet, and does not look afte
 the port is taken, the scheduler ends at once, and the workers would wait for it for ten minutes without a word (they
 cannot be interrupted meanwhile). So a worker first looks whether the scheduler beside it is there and listens.
 """
-import os
 import socket
 import time
 from pathlib import Path
 from typing import Mapping
 
+import psutil
+
 from common.errors import UserError
 
-LISTENING = "0A"  # in /proc/net/tcp
 PATIENCE = 60.0  # seconds; a scheduler that is not to be seen for so long is left to the framework
 
 
@@ -50,44 +50,23 @@ def _listens(port: int) -> bool:
         UserError: if a child has ended unnoticed: the scheduler, since msrun notices the end of its workers.
     """
     try:
-        states = {pid: _fields(pid)[0] for pid in _family()}
-        ended = "Z" in states.values()
-        alive = [pid for pid, state in states.items() if state != "Z"]
-        schedulers = [pid for pid in alive if b"MS_ROLE=MS_SCHED" in _read(pid, "environ")]
-        listens = not schedulers or any(_has_socket(pid, _listening(port)) for pid in schedulers)
-    except (OSError, ValueError, IndexError):
-        return not Path("/proc/self/stat").exists()  # a process has gone meanwhile; without /proc there is no looking
+        children = _children_of_msrun()
+        ended = any(child.status() == psutil.STATUS_ZOMBIE for child in children)
+        schedulers = [] if ended else [child for child in children if child.environ().get("MS_ROLE") == "MS_SCHED"]
+        listens = not schedulers or any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for scheduler in schedulers for connection in scheduler.net_connections("tcp"))
+    except psutil.Error:
+        return False  # a process has gone meanwhile, or may not be looked at
     if ended:
         raise UserError("distribute: msrun's scheduler has ended, and its log, scheduler.log, says why; if the port "
-                        f"{port} is in use, give another one (msrun --master_port, or MASTER_PORT for the scripts).")
+                        f"{port} is in use, give another one (msrun --master_port).")
     return listens
 
 
-def _family() -> list[str]:
-    """Return the children of msrun, if it is the parent of this process or of the ``common.launch.rank`` above it."""
-    parent = os.getppid()
-    if b"common.launch.rank" in _read(parent, "cmdline"):
-        parent = int(_fields(parent)[1])
-    children = Path(f"/proc/{parent}/task/{parent}/children")
-    known = b"msrun" in _read(parent, "cmdline") and children.exists()  # some kernels do not list them
-    return children.read_text(encoding="ascii").split() if known else []
-
-
-def _read(pid: int | str, name: str) -> bytes:
-    return Path(f"/proc/{pid}/{name}").read_bytes()
-
-
-def _fields(pid: int | str) -> list[str]:
-    """Return what follows the name of a process in its ``stat``: state, parent, ..."""
-    return _read(pid, "stat").decode(errors="replace").rsplit(")", 1)[1].split()
-
-
-def _listening(port: int) -> set[str]:
-    """Return the numbers of the sockets that listen at a port."""
-    lines = [line.split() for name in ("tcp", "tcp6") if (file := Path(f"/proc/net/{name}")).exists()
-             for line in file.read_text(encoding="ascii").splitlines()[1:]]
-    return {f"socket:[{line[9]}]" for line in lines if line[3] == LISTENING and line[1].endswith(f":{port:04X}")}
-
-
-def _has_socket(pid: str, sockets: set[str]) -> bool:
-    return any(os.readlink(file) in sockets for file in Path(f"/proc/{pid}/fd").iterdir())
+def _children_of_msrun() -> list[psutil.Process]:
+    """Return the children of msrun, if it has started this process, itself or by another between them."""
+    for above in psutil.Process().parents()[:2]:
+        if any(Path(word).name == "msrun" for word in above.cmdline()):
+            return above.children()
+    return []

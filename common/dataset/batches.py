@@ -24,6 +24,7 @@ import numpy as np
 from common.augment.mixup import Mixer, smooth_one_hot
 from common.augment.pipeline import eval_transform, train_transform
 from common.config.options import Config
+from common.context.cores import own_cores
 from common.dataset.samples import Samples, count_steps
 from common.errors import UserError
 
@@ -235,7 +236,7 @@ def _workers(key: str, asked: int, samples: Samples, side: int) -> int:
     if samples.in_memory and side <= _SMALL_IMAGE:
         return 1
     # the framework refuses more workers than CPUs; a launcher may have bound this process to a part of them
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = len(own_cores())
     if asked > available:
         _tell_once(f"{key}: {asked} is more than the CPUs of this process; {available} are used")
     return min(asked, available)

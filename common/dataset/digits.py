@@ -1,7 +1,7 @@
 """The scanned digits that the repository carries, as a data set of 32 x 32 pixels, and written out in two usual forms.
 
-``python -m common.dataset.digits write FOLDER`` writes them as CIFAR-10-style binary batches and as a folder of PNG images, so
-that a demonstration walks the same readers as a training on one's own data. Source and licence: common/data/README.md.
+``python -m common.dataset.digits write FOLDER`` writes them as CIFAR-10-style binary batches and as a
+folder of PNG images, so that a demonstration walks the same readers as a training on one's own data. Source and licence: common/data/README.md.
 """
 import io
 import sys
@@ -11,7 +11,7 @@ from typing import Sequence
 import numpy as np
 from PIL import Image
 
-from common.command import refuse
+from common.command import Parser, run
 from common.errors import UserError
 from common.files import DATA, write_whole
 
@@ -89,18 +89,18 @@ def _write(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    if len(argv) != 2 or argv[0] != "write":
-        sys.stderr.write("Usage: python -m common.dataset.digits write FOLDER\n")
-        return 2
-    try:
-        batches, pictures = write_digits(argv[1])
-    except UserError as error:
-        return refuse(error)
-    sys.stdout.write(f"The digits as CIFAR-10 batches: {batches}\nThe digits as class folders:    {pictures}\n")
-    return 0
+def main(argv: Sequence[str]) -> str:
+    """Write the digits where the command line says; returns what to tell.
+
+    Raises:
+        UserError: if they cannot be written there.
+    """
+    parser = Parser("common.dataset.digits", "Write the digits of this repository as files.")
+    parser.add_argument("command", choices=["write"])
+    parser.add_argument("folder", help="gets cifar-10-batches-bin/ and images/{train,val}/CLASS/*.png")
+    batches, pictures = write_digits(parser.parse_args(argv).folder)
+    return f"The digits as CIFAR-10 batches: {batches}\nThe digits as class folders:    {pictures}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main, sys.argv[1:]))

@@ -1,5 +1,4 @@
 """ONNX files: written from what the framework exports as MINDIR, and run by onnxruntime."""
-import os
 import tempfile
 from pathlib import Path
 from typing import Sequence
@@ -8,6 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from common.context.cores import own_cores
 from common.errors import UserError
 from common.export.framework import export_with_framework
 from common.export.mindir_graph import read_graph
@@ -66,7 +66,7 @@ class OnnxNetwork:
                             "'pip install -c requirements.txt onnxruntime'.") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
-        options.intra_op_num_threads = min(4, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = min(4, len(own_cores()))
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every reason

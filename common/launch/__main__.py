@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 from typing import Sequence
 
-from common.command import refuse
-from common.errors import UserError
-from common.launch.job import Request, understand
-from common.launch.plan import Plan, Rank, describe, make_plan
+from common.command import Parser, run
+from common.launch.job import DEVICES, Request, understand
+from common.launch.plan import Plan, Rank, make_plan, shell_commands
 from common.launch.processes import TICK, Crew, Follower, Signals, last_lines, prepare_folders, say
 
 
-def run(plan: Plan, name: str, wait: bool) -> int:
+def start(plan: Plan, name: str, wait: bool) -> int:
     """Start a plan; wait for its end, if asked to, and return the exit code."""
     signals = Signals()
     moved = prepare_folders(plan, name)
@@ -61,20 +60,25 @@ def _wait(crew: Crew, first: Rank, signals: Signals) -> int:
         time.sleep(TICK)
 
 
-def main(words: Sequence[str]) -> int:
-    """Do what a script asks for; return its exit code."""
-    kind, device, task, fallback, python, caller, *arguments = words
-    request = Request(kind, device, task, fallback)
-    try:
-        job = understand(request, arguments, python, Path(caller), os.environ)
-        plan = make_plan(job)
-        if job.dry_run:
-            sys.stdout.write("".join(f"{line}\n" for line in describe(plan, dict(os.environ))))
-            return 0
-        return run(plan, job.folder_name, wait=os.environ.get("NO_WAIT", "") in ("", "0"))
-    except UserError as error:
-        return refuse(error)
+def main(words: Sequence[str]) -> str | int:
+    """Do what a script asks for; returns its exit code, or what to tell.
+
+    Raises:
+        UserError: for a mistake in the arguments or the environment.
+    """
+    parser = Parser("common.launch", "Start the processes of a job; called by the scripts in scripts/.")
+    parser.add_argument("kind", choices=["standalone", "distribute"])
+    parser.add_argument("device", choices=list(DEVICES))
+    for name in ("task", "model", "python", "folder"):
+        parser.add_argument(name)
+    options = parser.parse_args(words[:6])
+    request = Request(options.kind, options.device, options.task, options.model)
+    job = understand(request, words[6:], options.python, Path(options.folder), os.environ)
+    plan = make_plan(job)
+    if job.dry_run:
+        return "\n".join(shell_commands(plan, dict(os.environ)))
+    return start(plan, job.folder_name, wait=os.environ.get("NO_WAIT", "") in ("", "0"))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main, sys.argv[1:]))

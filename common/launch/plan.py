@@ -203,7 +203,7 @@ def _port(job: Job, nodes: int) -> int:
     return FIRST_PORT
 
 
-def describe(plan: Plan, inherited: dict[str, str]) -> list[str]:
+def shell_commands(plan: Plan, inherited: dict[str, str]) -> list[str]:
     """Return the plan as commands for a shell, one per process, each after a line that says what it is."""
     lines = []
     for process in plan.processes:

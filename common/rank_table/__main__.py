@@ -5,17 +5,12 @@ import re
 import sys
 from typing import Sequence
 
-from common.command import run
+from common.command import Parser, run
+from common.context.cores import share_cores
 from common.errors import UserError
+from common.rank_table.cost import epoch_costs, layout_and_costs
 from common.rank_table.make import find_addresses, make, merge, notes, own_address, parse_devices, write_table
 from common.rank_table.table import HCCN_CONF, counted, find_server, numbers, read_rank_table
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence."""
-
-    def error(self, message: str):
-        raise UserError(f"{self.prog}: {message}; --help shows the usage.")
 
 
 def _check_command(options: argparse.Namespace) -> list[str]:
@@ -54,17 +49,13 @@ def _merge_command(options: argparse.Namespace) -> list[str]:
 
 
 def _plan_command(options: argparse.Namespace) -> list[str]:
-    from common.context.cores import share_cores
-    from common.rank_table.cost import describe, per_epoch
-
     if (options.file is None) == (options.cards is None):
         raise UserError("plan: give a rank table, or --cards and a number.")
     if options.epoch and options.file is None:
-        return per_epoch(options.cards, options.cards_per_server, options.link, options.network,
-                                     options.latency)
+        return epoch_costs(options.cards, options.cards_per_server, options.link, options.network, options.latency)
     if options.file is None:
-        return describe(options.cards, options.cards_per_server, options.link, options.network,
-                                    options.latency, options.step_ms, options.batch_size)
+        return layout_and_costs(options.cards, options.cards_per_server, options.link, options.network,
+                                options.latency, options.step_ms, options.batch_size)
     table = read_rank_table(options.file)
     server = find_server(table, options.server_id)
     shares = share_cores(len(server.devices))
@@ -72,9 +63,9 @@ def _plan_command(options: argparse.Namespace) -> list[str]:
             for device, cores in zip(server.devices, shares)]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rank_table", description="Read, check, write and join rank tables.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+def _parser() -> Parser:
+    parser = Parser("common.rank_table", "Read, check, write and join rank tables.")
+    commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("check", help="check a table, and find this server in it")
     one.add_argument("file")
     one.add_argument("--server_id", default=os.environ.get("SERVER_ID", ""), help="id or index of this server")
@@ -108,14 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run a command; return 0, or 2 after one sentence about a mistake."""
-    def lines_of(words: Sequence[str]) -> str:
-        options = _parser().parse_args(words)
-        return "\n".join(options.action(options))
+def main(argv: Sequence[str]) -> str:
+    """Run a command; returns what to tell.
 
-    return run(lines_of, argv)
+    Raises:
+        UserError: for the first mistake.
+    """
+    options = _parser().parse_args(argv)
+    return "\n".join(options.action(options))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main, sys.argv[1:]))

@@ -59,7 +59,7 @@ def layout(cards: int, cards_per_server: int) -> list[tuple[int, int]]:
     return [(first, min(first + cards_per_server, cards) - 1) for first in range(0, cards, cards_per_server)]
 
 
-def _check(latency: float, **positive: float) -> None:
+def _check_numbers(latency: float, **positive: float) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"--{name}: {value} must be greater than 0.")
@@ -67,15 +67,15 @@ def _check(latency: float, **positive: float) -> None:
         raise UserError(f"--latency: {latency} must not be negative.")
 
 
-def describe(cards: int, cards_per_server: int, link: float, network: float, latency: float, step_ms: float,
-             batch_size: int) -> list[str]:
+def layout_and_costs(cards: int, cards_per_server: int, link: float, network: float, latency: float, step_ms: float,
+                     batch_size: int) -> list[str]:
     """Return layout and cost table as lines of text.
 
     Raises:
         UserError: if one of the numbers is not positive.
     """
-    _check(latency, cards=cards, cards_per_server=cards_per_server, link=link, network=network, step_ms=step_ms,
-           batch_size=batch_size)
+    _check_numbers(latency, cards=cards, cards_per_server=cards_per_server, link=link, network=network,
+                   step_ms=step_ms, batch_size=batch_size)
     servers = layout(cards, cards_per_server)
     lines = [f"{cards} devices on {len(servers)} servers with up to {cards_per_server} each, one process per device:"]
     lines += [f"  server {number}: ranks {first}-{last}, devices 0-{last - first}"
@@ -96,7 +96,7 @@ def describe(cards: int, cards_per_server: int, link: float, network: float, lat
     return lines
 
 
-def per_epoch(cards: int, cards_per_server: int, link: float, network: float, latency: float) -> list[str]:
+def epoch_costs(cards: int, cards_per_server: int, link: float, network: float, latency: float) -> list[str]:
     """Return a table in Markdown: what an epoch of the models with reported step times costs on 8, 32, ``cards``.
 
     A step is the reported one, less the all-reduce of that run and plus that of so many devices, both by the model of
@@ -105,7 +105,7 @@ def per_epoch(cards: int, cards_per_server: int, link: float, network: float, la
     Raises:
         UserError: if one of the numbers is not positive.
     """
-    _check(latency, cards=cards, cards_per_server=cards_per_server, link=link, network=network)
+    _check_numbers(latency, cards=cards, cards_per_server=cards_per_server, link=link, network=network)
     lines = ["| model, images per device and step | devices | images per step | steps per epoch | images per epoch | "
              "all-reduce: GB that a device sends per epoch | milliseconds per step (all-reduce) | minutes per epoch |",
              "|---|---|---|---|---|---|---|---|"]

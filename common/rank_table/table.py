@@ -87,11 +87,11 @@ def read_rank_table(path: str | Path, wait: float = 0.0) -> RankTable:
     """
     path = Path(path)
     end = time.monotonic() + wait
-    document = _load(path)
+    document = _load_json(path)
     while isinstance(document, dict) and document.get("status") == "initializing" and time.monotonic() < end:
         time.sleep(min(1.0, max(wait / 10, 0.05)))
         try:
-            document = _load(path)
+            document = _load_json(path)
         except UserError:  # caught in the middle of being written
             continue
     return check_rank_table(document, path)
@@ -101,12 +101,12 @@ def check_rank_table(document: Any, path: str | Path) -> RankTable:
     """Check what a file says; ``path`` is named in messages."""
     path = Path(path)
     try:
-        return _check(document, path)
+        return _read_document(document, path)
     except UserError as error:
         raise UserError(f"rank table {path}: {error}") from None
 
 
-def _load(path: Path) -> Any:
+def _load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -142,7 +142,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check(document: Any, path: Path) -> RankTable:
+def _read_document(document: Any, path: Path) -> RankTable:
     if not isinstance(document, dict):
         raise UserError("must be a JSON object with version, server_count, server_list and status.")
     for key in ("group_list", "group_count", "instance_list", "deploy_mode"):

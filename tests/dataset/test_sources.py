@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.command import run
 from common.config.datasets import LAYOUTS
 from common.config.load import from_mapping
 from common.dataset.cifar import ADDRESS_VARIABLE
@@ -505,11 +506,11 @@ def test_writing_the_digits_never_overwrites_other_data(tmp_path):
 
 
 def test_digits_command_line(tmp_path, capsys):
-    assert main(["write", str(tmp_path / "new")]) == 0
+    assert run(main, ["write", str(tmp_path / "new")]) == 0
     assert "cifar-10-batches-bin" in capsys.readouterr().out
-    assert main(["read"]) == 2
+    assert run(main, ["read"]) == 2
     (tmp_path / "file").write_text("")
-    assert main(["write", str(tmp_path / "file")]) == 2
+    assert run(main, ["write", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
