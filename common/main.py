@@ -65,8 +65,8 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         tensors, meta = load_checkpoint(path)
         if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
             return meta.get("config")
-        variant, settings = variant_of(spec, tensors, spec.architecture)
-        return {"model": variant, **settings}
+        variant, settings = variant_of(spec, tensors)
+        return {"model": variant} | {key: value for key, value in settings.items() if value != 0}  # 0: without a head
 
     return load_config(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
                               trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched)

@@ -1,4 +1,5 @@
 """ModelSpec: all that ``common`` knows of a model. Imports without MindSpore, so that wrong names are found at once."""
+import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
@@ -21,7 +22,8 @@ class ModelSpec:
     Args:
         name: the folder, for example ``gmlp``.
         variants: variant name -> constructor arguments of the network.
-        network: returns the network (an ``nn.Cell``) for constructor arguments. It imports MindSpore itself.
+        network: constructor arguments -> the class of the network (an ``nn.Cell``), and those arguments that go to it.
+            A function, because it imports MindSpore, which this module does not.
         convert: the authors' tensors (name -> array) to ours (parameter name -> array); by default the names are ours.
         restore: ours to the authors': the inverse of ``convert``.
         no_weight_decay: whether a parameter (name, shape) carries no weight decay.
@@ -50,7 +52,7 @@ class ModelSpec:
 
     name: str
     variants: Mapping[str, Mapping[str, Any]]
-    network: Callable[..., Any]
+    network: Callable[..., tuple[type, dict[str, Any]]]
     convert: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
     restore: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
     no_weight_decay: Callable[[str, tuple[int, ...]], bool] = fewer_than_two_axes
@@ -116,4 +118,10 @@ class ModelSpec:
             arguments["num_classes"] = num_classes
         arguments.update(overrides, image_size=image_size, in_channels=in_channels)
         prepare_environment(self.uses_convolutions)  # for programs other than the entry points: notebooks, tests
-        return self.network(**arguments)
+        cell, arguments = self.network(**arguments)
+        known = list(inspect.signature(cell.__init__).parameters)[1:]
+        for key in arguments:
+            if key not in known:
+                raise UserError(f"{key} is not an argument of {self.display_name(variant)}; there are "
+                                f"{', '.join(known)}.{nearest(key, known)}")
+        return cell(**arguments)

@@ -6,7 +6,6 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 from common.tasks.convert import main
 from convmlp.src.spec import SPEC
-from convmlp.src.weights import architecture
 
 if __name__ == "__main__":
-    main(SPEC, architecture, published="convmlp_*.pth", address="https://shi-labs.com/projects/convmlp/checkpoints")
+    main(SPEC, published="convmlp_*.pth", address="https://shi-labs.com/projects/convmlp/checkpoints")

@@ -6,7 +6,6 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 from common.tasks.convert import main
 from gmlp.src.spec import SPEC
-from gmlp.src.weights import architecture
 
 if __name__ == "__main__":
-    main(SPEC, architecture, timm={variant: f"{variant}16_224" for variant in SPEC.variants})
+    main(SPEC, timm={variant: f"{variant}16_224" for variant in SPEC.variants})

@@ -6,7 +6,6 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 
 from common.tasks.convert import main
 from soft.src.spec import SPEC
-from soft.src.weights import architecture
 
 if __name__ == "__main__":
-    main(SPEC, architecture)
+    main(SPEC)

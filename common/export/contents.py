@@ -30,7 +30,7 @@ class Contents:
     more_inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self):
-        """Hold that probabilities come from a classifier."""
+        """Check that probabilities come from a classifier."""
         if self.softmax and self.part != "classifier":
             raise UserError(f"softmax: probabilities come from a classifier, not from part: {self.part}; leave it out.")
 
@@ -49,7 +49,7 @@ class Contents:
         return {"part": self.part, "normalization": self.normalization, "softmax": self.softmax}
 
 
-class Normalise(nn.Cell):
+class Normalize(nn.Cell):
     """(v / 255 - mean) / std for each channel.
 
     Args:
@@ -81,8 +81,8 @@ class Deployed(nn.Cell):
     def __init__(self, network: nn.Cell, mean: Sequence[float] = (), std: Sequence[float] = (), softmax: bool = False):
         super().__init__(auto_prefix=False)
         self.network, self.softmax = network, softmax
-        self.normalise = Normalise(mean, std) if mean else nn.Identity()
+        self.normalize = Normalize(mean, std) if mean else nn.Identity()
 
     def construct(self, images):
-        output = self.network(self.normalise(images))
+        output = self.network(self.normalize(images))
         return ops.softmax(output, -1) if self.softmax else output

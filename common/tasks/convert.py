@@ -16,18 +16,16 @@ from common.errors import UserError
 from common.files import ROOT
 from common.spec import ModelSpec
 
-Architecture = Callable[[Mapping[str, np.ndarray]], dict[str, Any]]
 Say = Callable[[str], None]
 
 
-def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture: Architecture, model: str = "",
-             num_classes: int | None = None) -> tuple[str, dict[str, Any]]:
+def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], model: str = "", num_classes: int | None = None
+               ) -> tuple[str, dict[str, Any]]:
     """Find the variant that tensors belong to.
 
     Args:
         spec: the model.
         tensors: its weights, under the authors' names or ours.
-        architecture: constructor arguments that tensors imply; an empty dict for tensors of something else.
         model: the variant that is expected; empty: whichever fits.
         num_classes: outputs of the head; None: as in the tensors.
 
@@ -38,7 +36,7 @@ def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture:
     Raises:
         UserError: for tensors of something else, or of another variant than ``model``.
     """
-    found = architecture(tensors)
+    found = spec.architecture(tensors)
     if not found:
         raise UserError(f"ckpt_path: these are not the weights of a {spec.name}: the first tensors are "
                         f"{', '.join(list(tensors)[:3])}.")
@@ -58,8 +56,8 @@ def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], architecture:
     return variant, settings | ({} if num_classes is None else {"num_classes": num_classes})
 
 
-def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: Path, model: str = "",
-                  num_classes: int | None = None, say: Say = print) -> None:
+def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_classes: int | None = None,
+                  say: Say = print) -> None:
     """Convert a file of another program to a checkpoint of ours, strictly, and report line by line to ``say``.
 
     Raises:
@@ -69,7 +67,7 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
     from common.checkpoint.weights import load_into, weights_of
 
     source = read(path)
-    variant, settings = variant_of(spec, source.tensors, architecture, model, num_classes)
+    variant, settings = variant_of(spec, source.tensors, model, num_classes)
     network = spec.build(variant, **settings)
     converted = spec.convert(source.tensors)
     part = f" from its part '{source.part}'" if source.part else ""
@@ -93,8 +91,7 @@ def to_checkpoint(spec: ModelSpec, architecture: Architecture, path: Path, out: 
     save_checkpoint(out, weights, meta)
 
 
-def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out: Path, model: str = "",
-                   say: Say = print) -> None:
+def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say: Say = print) -> None:
     """Write the network of one of our checkpoints as safetensors under the authors' names, bit for bit.
 
     Raises:
@@ -111,7 +108,7 @@ def to_safetensors(spec: ModelSpec, architecture: Architecture, path: Path, out:
     if len(tensors) > len(ours):
         say(f"ignored: {len(tensors) - len(ours)}, state of the training"
             + (" and the weights before averaging" if average else ""))
-    variant, settings = variant_of(spec, ours, architecture, model)
+    variant, settings = variant_of(spec, ours, model)
     settings = _trained_with(meta) | settings
     network = spec.build(variant, **settings)
     report = load_into(network, ours, path, dead=spec.dead)
@@ -215,13 +212,12 @@ def compare_with_timm(spec: ModelSpec, name: str, settings: Mapping[str, Any], n
     return f"against timm's {name}: the logits, up to {largest:.4g}, differ by at most {difference:.2g}"
 
 
-def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None = None, *, published: str = "",
-         address: str = "", timm: Mapping[str, str] | None = None) -> None:
+def main(spec: ModelSpec, argv: Sequence[str] | None = None, *, published: str = "", address: str = "",
+         timm: Mapping[str, str] | None = None) -> None:
     """Run ``pth2ckpt.py`` of a model and exit: 0 when the file is written, 2 with one sentence for a mistake.
 
     Args:
         spec: the model.
-        architecture: constructor arguments that tensors imply.
         argv: command line without the program; ``None``: that of the process.
         published: pattern of the authors' file names, one of which is looked for when none is named.
         address: where the authors publish them.
@@ -246,7 +242,7 @@ def main(spec: ModelSpec, architecture: Architecture, argv: Sequence[str] | None
     prepare_environment(spec.uses_convolutions)
     try:
         options.ckpt_path = options.ckpt_path or _published(spec, published, address)
-        _run(options, spec, architecture, timm or {})
+        _run(options, spec, timm or {})
     except UserError as error:
         sys.exit(refuse(error))
 
@@ -263,7 +259,7 @@ def _published(spec: ModelSpec, pattern: str, address: str) -> str:
     return str(found[0])
 
 
-def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architecture, timm: Mapping[str, str]) -> None:
+def _run(options: argparse.Namespace, spec: ModelSpec, timm: Mapping[str, str]) -> None:
     path = Path(options.ckpt_path).expanduser()
     back = path.suffix == ".ckpt"
     suffix = ".safetensors" if back else ".ckpt"
@@ -277,25 +273,25 @@ def _run(options: argparse.Namespace, spec: ModelSpec, architecture: Architectur
     if options.against and not (find_spec("torch") and find_spec("timm")):
         raise UserError("against: comparing needs torch and timm; 'pip install torch timm', or leave --against out.")
     if back:
-        to_safetensors(spec, architecture, path, out, options.model)
+        to_safetensors(spec, path, out, options.model)
     else:
-        to_checkpoint(spec, architecture, path, out, options.model, options.num_classes)
+        to_checkpoint(spec, path, out, options.model, options.num_classes)
     print(f"written: {out} ({out.stat().st_size / 1e6:.2f} MB)")
     if options.verify or options.against:
-        variant, settings, network = _read_again(spec, architecture, out)
+        variant, settings, network = _read_again(spec, out)
         if options.verify:
             print("\n".join(verify(network, settings.get("in_channels", 3), _height_width(settings))))
         if options.against:
             print(compare_with_timm(spec, timm[variant], settings, network))
 
 
-def _read_again(spec: ModelSpec, architecture: Architecture, path: Path) -> tuple[str, dict[str, Any], Any]:
+def _read_again(spec: ModelSpec, path: Path) -> tuple[str, dict[str, Any], Any]:
     """Read a written file and fill a new network with it; returns its variant, the further arguments, the network."""
     from common.checkpoint.file import load_checkpoint
     from common.checkpoint.weights import load_into
 
     tensors, meta = load_checkpoint(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
-    variant, settings = variant_of(spec, tensors, architecture)
+    variant, settings = variant_of(spec, tensors)
     settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
     network = spec.build(variant, **settings)
     load_into(network, spec.convert(tensors), path, dead=spec.dead)

@@ -1,8 +1,6 @@
 """What the zoo knows of ConvMLP: variants, names of weights, log lines. Imports without MindSpore."""
-import inspect
 from typing import Any
 
-from common.errors import UserError, nearest
 from common.logger import LogStyle
 from common.spec import ModelSpec
 from convmlp.src.weights import architecture, convert, restore
@@ -33,25 +31,16 @@ LOG_STYLE = LogStyle(
 
 
 def network(image_size: Any = None, **arguments: Any):
-    """Build the network, which fits every ``image_size``; see ``convmlp.src.convmlp.ConvMLP``."""
+    """Return the class of the network, which fits every ``image_size``, and its arguments."""
     from convmlp.src.convmlp import ConvMLP
 
-    known = list(inspect.signature(ConvMLP.__init__).parameters)[1:]
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"{key} is not an argument of ConvMLP; there are {', '.join(known)}.{nearest(key, known)}")
-    return ConvMLP(**arguments)
-
-
-def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
-    """Biases and norms are not decayed: everything with fewer than two axes."""
-    return len(shape) < 2
+    return ConvMLP, arguments
 
 
 SPEC = ModelSpec(
     name="convmlp", variants=VARIANTS, network=network, convert=convert, restore=restore,
-    no_weight_decay=no_weight_decay, aliases=ALIASES, log_style=LOG_STYLE,
+    architecture=architecture, aliases=ALIASES, log_style=LOG_STYLE,
     default_configs={"train": "config/convmlp_s_cifar10.yaml", "eval": "config/convmlp_eval.yaml",
                      "export": "config/convmlp_export.yaml"},
-    uses_convolutions=True, architecture=architecture,
+    uses_convolutions=True,
 )

@@ -1,12 +1,10 @@
 """What the zoo knows of gMLP: variants, names of weights, log lines. Imports without MindSpore."""
-import inspect
 import re
 from typing import Any
 
-from common.errors import UserError, nearest
 from common.logger import LogStyle
 from common.spec import ModelSpec
-from gmlp.src.weights import convert, restore
+from gmlp.src.weights import architecture, convert, restore
 
 # Sizes: the paper, table 1, and timm. One minus the paper's survival probability is the drop path rate.
 VARIANTS = {
@@ -33,19 +31,10 @@ LOG_STYLE = LogStyle(
 
 
 def network(**arguments: Any):
-    """Build the network; see ``gmlp.src.gmlp.GMLP``."""
+    """Return the class of the network and its arguments."""
     from gmlp.src.gmlp import GMLP
 
-    known = list(inspect.signature(GMLP.__init__).parameters)[1:]
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"{key} is not an argument of gMLP; there are {', '.join(known)}.{nearest(key, known)}")
-    return GMLP(**arguments)
-
-
-def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
-    """Biases and norms are not decayed: everything with fewer than two axes."""
-    return len(shape) < 2
+    return GMLP, arguments
 
 
 def layer_id(name: str, depth: int) -> int:
@@ -57,7 +46,7 @@ def layer_id(name: str, depth: int) -> int:
 
 
 SPEC = ModelSpec(
-    name="gmlp", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
+    name="gmlp", variants=VARIANTS, network=network, convert=convert, restore=restore, architecture=architecture,
     layer_id=layer_id, aliases=ALIASES, display_names={"gmlp_ti": "gmlp_Ti", "gmlp_s": "gmlp_S", "gmlp_b": "gmlp_B"},
     log_style=LOG_STYLE,
     default_configs={"train": "config/gmlp_Ti.yaml", "eval": "config/gmlp_eval.yaml",

@@ -5,18 +5,21 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from common.checkpoint.names import count, norms_to_ours, norms_to_theirs, renamed, whole
 from common.errors import UserError
 
-# lucidrains/g-mlp-pytorch -> ours, tried in this order on the beginning of a name
+NORM = re.compile(r"(^|\.)norm$")
+
+# lucidrains/g-mlp-pytorch -> ours
 LUCIDRAINS = (
-    (r"to_patch_embed\.1\.", "stem.proj."),
-    (r"layers\.(\d+)\.fn\.norm\.", r"blocks.\1.norm."),
-    (r"layers\.(\d+)\.fn\.fn\.proj_in\.0\.", r"blocks.\1.fc1."),
-    (r"layers\.(\d+)\.fn\.fn\.sgu\.norm\.", r"blocks.\1.gate.norm."),
-    (r"layers\.(\d+)\.fn\.fn\.sgu\.(weight|bias)$", r"blocks.\1.gate.proj.\2"),
-    (r"layers\.(\d+)\.fn\.fn\.proj_out\.", r"blocks.\1.fc2."),
-    (r"to_logits\.0\.", "norm."),
-    (r"to_logits\.2\.", "head."),
+    (r"^to_patch_embed\.1\.", "stem.proj."),
+    (r"^layers\.(\d+)\.fn\.norm\.", r"blocks.\1.norm."),
+    (r"^layers\.(\d+)\.fn\.fn\.proj_in\.0\.", r"blocks.\1.fc1."),
+    (r"^layers\.(\d+)\.fn\.fn\.sgu\.norm\.", r"blocks.\1.gate.norm."),
+    (r"^layers\.(\d+)\.fn\.fn\.sgu\.(weight|bias)$", r"blocks.\1.gate.proj.\2"),
+    (r"^layers\.(\d+)\.fn\.fn\.proj_out\.", r"blocks.\1.fc2."),
+    (r"^to_logits\.0\.", "norm."),
+    (r"^to_logits\.2\.", "head."),
 )
 LUCIDRAINS_NORM_EPS = 1e-5
 
@@ -29,25 +32,17 @@ def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     if "to_patch_embed.1.weight" in tensors:
         tensors = _from_lucidrains(tensors)
-    renamed = {}
-    for name, value in tensors.items():
-        name = name.replace("mlp_channels.", "")
-        name = re.sub(r"(^|\.)norm\.weight$", r"\1norm.gamma", name)
-        renamed[re.sub(r"(^|\.)norm\.bias$", r"\1norm.beta", name)] = value
-    return renamed
+    return norms_to_ours({name.replace("mlp_channels.", ""): value for name, value in tensors.items()}, NORM)
 
 
 def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename our tensors to those of timm."""
-    renamed = {}
-    for name, value in tensors.items():
-        name = re.sub(r"(^|\.)(fc1|fc2|gate)\.", r"\1mlp_channels.\2.", name)
-        renamed[name.replace("norm.gamma", "norm.weight").replace("norm.beta", "norm.bias")] = value
-    return renamed
+    return {re.sub(r"(^|\.)(fc1|fc2|gate)\.", r"\1mlp_channels.\2.", name): value
+            for name, value in norms_to_theirs(tensors, NORM).items()}
 
 
 def _from_lucidrains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    renamed = {}
+    ours = {}
     for name, value in tensors.items():
         if name == "to_patch_embed.1.weight":
             value = value.reshape(len(value), *_patch_shape(value.shape[1]))
@@ -55,12 +50,8 @@ def _from_lucidrains(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
             if len(value) != 1:
                 raise UserError(f"{name} has {len(value)} heads; a gate with more than one head is another network.")
             value = value[0]
-        for pattern, replacement in LUCIDRAINS:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
-        renamed[name] = value
-    return renamed
+        ours[renamed(name, LUCIDRAINS)] = value
+    return ours
 
 
 def _patch_shape(pixels: int) -> tuple[int, int, int]:
@@ -88,14 +79,10 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {}
     embed_dim, in_channels, patch_size, _ = stem.shape
     arguments = {"image_size": rows * patch_size, "in_channels": in_channels, "patch_size": patch_size,
-                 "embed_dim": embed_dim, "mlp_ratio": _whole(len(fc1) / embed_dim),
-                 "depth": 1 + max(int(found[1]) for name in ours if (found := re.match(r"blocks\.(\d+)\.", name)))}
+                 "embed_dim": embed_dim, "mlp_ratio": whole(len(fc1) / embed_dim),
+                 "depth": count(ours, r"blocks\.(\d+)\.")}
     if "head.weight" in ours:
         arguments["num_classes"] = len(ours["head.weight"])
     if "to_patch_embed.1.weight" in tensors:
         arguments["norm_eps"] = LUCIDRAINS_NORM_EPS
     return arguments
-
-
-def _whole(value: float) -> int | float:
-    return int(value) if value == int(value) else value

@@ -5,16 +5,14 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from common.checkpoint.names import norms_to_ours, norms_to_theirs, whole
 from common.errors import UserError
 
 ZOO, OFFICIAL = "zoo", "official"
 
-
-# prefix of a norm's tensors in the authors' names, which are otherwise ours
+# a norm; only its tensors have other names in the authors' files than here
 NORM = re.compile(r"(^|\.)(norm|norm0|norm1|norm2|h0_norm|pos[123]\.0|s0_conv\.\d\.1|down_proj\.proj\.1|"
                   r"spatial_smooth\.0\.[147])$")
-KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-KINDS_BACK = {ours: theirs for theirs, ours in KINDS.items()}
 
 
 def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -23,23 +21,14 @@ def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Left out are the counters of PyTorch's BatchNorm, and the norms that networks for segmentation and detection have
     behind the stages.
     """
-    renamed = {}
-    for name, value in tensors.items():
-        prefix, _, kind = name.rpartition(".")
-        if kind != "num_batches_tracked" and not re.match(r"norm_out_\d\.", name):
-            renamed[f"{prefix}.{KINDS[kind]}" if kind in KINDS and NORM.search(prefix) else name] = value
-    return renamed
+    return norms_to_ours({name: value for name, value in tensors.items() if not re.match(r"norm_out_\d\.", name)}, NORM)
 
 
 def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename our tensors to the authors'; PyTorch does not miss the counters. Those of the zoo's network are kept."""
     if any(name.startswith("patch_embed") for name in tensors):
         return dict(tensors)
-    renamed = {}
-    for name, value in tensors.items():
-        prefix, _, kind = name.rpartition(".")
-        renamed[f"{prefix}.{KINDS_BACK[kind]}" if kind in KINDS_BACK and NORM.search(prefix) else name] = value
-    return renamed
+    return norms_to_theirs(tensors, NORM)
 
 
 def dead(name: str, network: Any) -> bool:
@@ -83,7 +72,7 @@ def _zoo_architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {}
     dims = tuple(table.shape[-1] for table in tables)
     found = {"design": ZOO, "in_channels": stem.shape[1], "dims": dims, "depths": depths,
-             "mlp_ratio": tuple(_whole(weight.shape[0] / dim) for weight, dim in zip(hidden, dims))}
+             "mlp_ratio": tuple(whole(weight.shape[0] / dim) for weight, dim in zip(hidden, dims))}
     side = math.isqrt(tables[0].shape[1])
     return found | ({"image_size": 4 * side} if side * side == tables[0].shape[1] else {})
 
@@ -115,7 +104,3 @@ def _depths(names: Mapping[str, Any], separator: str) -> tuple[int, ...]:
     return tuple(1 + max(index for stage, index in found if stage == wanted)
                  for wanted in range(1, 1 + max((stage for stage, _ in found), default=0))
                  if wanted in {stage for stage, _ in found})
-
-
-def _whole(ratio: float) -> int | float:
-    return int(ratio) if ratio == int(ratio) else ratio

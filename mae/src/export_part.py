@@ -10,7 +10,7 @@ from common.checkpoint.weights import load_into, network_tensors
 from common.config.load import network_arguments
 from common.config.options import Config
 from common.errors import UserError
-from common.export.contents import Contents, Normalise
+from common.export.contents import Contents, Normalize
 from common.layers.precision import apply_precision
 from common.network import load_network
 from common.spec import ModelSpec
@@ -90,21 +90,21 @@ class Reconstruction(nn.Cell):
     def __init__(self, network: MaskedAutoencoder, mean: Sequence[float] = (), std: Sequence[float] = ()):
         super().__init__(auto_prefix=False)
         self.network = network
-        self.normalise = Normalise(mean, std) if mean else nn.Identity()
+        self.normalize = Normalize(mean, std) if mean else nn.Identity()
         self.scales_back = bool(mean)
         if mean:
             self.mean, self.std = (ms.Tensor(values, ms.float32).reshape(1, -1, 1, 1) for values in (mean, std))
 
     def construct(self, images, noise):
-        network, images = self.network, self.normalise(images)
-        shuffle, place = shuffled(noise)
-        pred = network.decode(network.encode(images, shuffle[:, :network.kept]), place)
+        network, images = self.network, self.normalize(images)
+        ids_shuffle, ids_restore = shuffled(noise)
+        pred = network.decode(network.encode(images, ids_shuffle[:, :network.kept]), ids_restore)
         if network.norm_pix_loss:
             patches = network.patchify(images)
             mean = patches.mean(-1, keep_dims=True)
             variance = ops.square(patches - mean).sum(-1, keepdims=True) / (patches.shape[-1] - 1)
             pred = pred * ops.sqrt(variance + VARIANCE_EPS) + mean
-        mask = (place >= network.kept).astype(ms.float32).expand_dims(-1)
+        mask = (ids_restore >= network.kept).astype(ms.float32).expand_dims(-1)
         pixels = self.assemble(pred, images.shape[1])
         high, wide = network.patch_embed.patch_size
         removed = self.assemble(ops.tile(mask, (1, 1, high * wide)), 1)

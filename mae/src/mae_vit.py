@@ -72,23 +72,23 @@ class MaskedAutoencoder(nn.Cell):
         initialise(self, functools.partial(initial_value, fan_in=self.patch_embed.proj.width))
 
     def construct(self, images, noise):
-        shuffle, place = shuffled(noise)
-        mask = (place >= self.kept).astype(ms.float32)
-        latent = self.encode(images, shuffle[:, :self.kept])
-        pred = self.decode(latent, place)
+        ids_shuffle, ids_restore = shuffled(noise)
+        mask = (ids_restore >= self.kept).astype(ms.float32)
+        latent = self.encode(images, ids_shuffle[:, :self.kept])
+        pred = self.decode(latent, ids_restore)
         return self.loss(images, pred, mask), pred, mask
 
-    def encode(self, images, visible):
-        """Return the class token and the visible patches, (B, 1 + kept, D), the latter in the order of ``visible``."""
+    def encode(self, images, ids_keep):
+        """Return the class token and the visible patches, (B, 1 + kept, D), the latter in the order of ``ids_keep``."""
         patches = self.patch_embed(images).astype(ms.float32) + self.pos_embed[:, 1:]
-        tokens = with_token(self.cls_token + self.pos_embed[:, :1], take_rows(patches, visible))
+        tokens = with_token(self.cls_token + self.pos_embed[:, :1], take_rows(patches, ids_keep))
         return self.norm(self.blocks(tokens))
 
-    def decode(self, latent, place):
-        """Return the pixels of all patches in the order of the image; ``place`` is where shuffling put each one."""
+    def decode(self, latent, ids_restore):
+        """Return the pixels of all patches in the order of the image; ``ids_restore`` undoes the shuffling."""
         tokens = self.decoder_embed(latent).astype(ms.float32)
-        removed = self.mask_token + ops.zeros((tokens.shape[0], place.shape[1] - self.kept, 1), ms.float32)
-        patches = take_rows(ops.concat((tokens[:, 1:], removed), 1), place)
+        removed = self.mask_token + ops.zeros((tokens.shape[0], ids_restore.shape[1] - self.kept, 1), ms.float32)
+        patches = take_rows(ops.concat((tokens[:, 1:], removed), 1), ids_restore)
         tokens = ops.concat((tokens[:, :1], patches), 1) + self.decoder_pos_embed
         tokens = self.decoder_norm(self.decoder_blocks(tokens))
         return self.decoder_pred(tokens)[:, 1:].astype(ms.float32)
@@ -127,9 +127,12 @@ def kept_patches(patches: int, mask_ratio: float) -> int:
 
 
 def shuffled(noise):
-    """Return the patches in ascending order of their noise, and the place of each in it; both int32 (B, L)."""
-    shuffle = ops.argsort(noise, 1)
-    return shuffle, ops.argsort(shuffle.astype(ms.float32), 1)  # float32 is exact for such counts, on every device
+    """Return ids_shuffle, the patches in ascending order of their noise, and ids_restore, the place of each in it.
+
+    Both are int32 (B, L), named as in the authors' code.
+    """
+    ids_shuffle = ops.argsort(noise, 1)
+    return ids_shuffle, ops.argsort(ids_shuffle.astype(ms.float32), 1)  # exact in float32, on every device
 
 
 def take_rows(tokens, indices):

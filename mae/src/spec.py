@@ -1,12 +1,11 @@
 """What the zoo knows of MAE and its ViT: variants, names of weights, rules, log lines. Imports without MindSpore."""
-import inspect
 import re
 from typing import Any
 
-from common.errors import UserError, nearest
+from common.errors import UserError
 from common.logger import LogStyle
-from common.spec import ModelSpec
-from mae.src.weights import convert, fit, restore
+from common.spec import ModelSpec, fewer_than_two_axes
+from mae.src.weights import architecture, convert, fit, restore
 
 _ENCODERS = {
     "base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4},
@@ -42,33 +41,22 @@ PRETRAINING_LOG_STYLE = LogStyle(
 
 
 def network(masked: bool, **arguments: Any):
-    """Build a ``MaskedAutoencoder`` (``masked``) or a ``VisionTransformer``."""
-    if masked:
-        from mae.src.mae_vit import MaskedAutoencoder as Network
+    """Return the class of the network, a masked autoencoder or a classifier, and its arguments."""
+    if not masked:
+        from mae.src.vit import VisionTransformer
 
-        name = "a masked autoencoder"
-        arguments.pop("num_classes", None)
-        if arguments.pop("drop_path_rate", 0.0):
-            raise UserError("drop_path_rate: a masked autoencoder drops no paths; leave it out for pre-training.")
-    else:
-        from mae.src.vit import VisionTransformer as Network
+        return VisionTransformer, arguments
+    from mae.src.mae_vit import MaskedAutoencoder
 
-        name = "a ViT"
-    known = list(inspect.signature(Network.__init__).parameters)[1:]
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"{key} is not an argument of {name}; there are {', '.join(known)}.{nearest(key, known)}")
-    return Network(**arguments)
-
-
-def no_decay_when_pretraining(name: str, shape: tuple[int, ...]) -> bool:
-    """Biases and norms are not decayed; class and mask token are (the authors' skip list is empty)."""
-    return len(shape) < 2
+    arguments.pop("num_classes", None)
+    if arguments.pop("drop_path_rate", 0.0):
+        raise UserError("drop_path_rate: a masked autoencoder drops no paths; leave it out for pre-training.")
+    return MaskedAutoencoder, arguments
 
 
 def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
-    """Biases, norms, class token and positions are not decayed."""
-    return len(shape) < 2 or name in ("cls_token", "pos_embed")
+    """Biases, norms, class token and positions are not decayed when classifiers are trained."""
+    return fewer_than_two_axes(name, shape) or name in ("cls_token", "pos_embed")
 
 
 def layer_id(name: str, depth: int) -> int:
@@ -98,7 +86,7 @@ _CLASSIFIER = {
     "remark": " The mae_* networks are trained by pretrain.py and shown by visualize.py; finetune.py makes classifiers "
               "of their checkpoints."}
 _PRETRAINING = {"variants": AUTOENCODERS, "log_style": PRETRAINING_LOG_STYLE,
-                "no_weight_decay": no_decay_when_pretraining}
+                "no_weight_decay": fewer_than_two_axes}  # of tokens too: the authors' list of exceptions is empty
 _VISUALIZING = {
     "variants": AUTOENCODERS,
     "remark": " A reconstruction needs the decoder: give a checkpoint of pretrain.py, or the authors' "
@@ -108,7 +96,7 @@ _VISUALIZING = {
 SPEC = ModelSpec(
     name="mae", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
     layer_id=layer_id, aliases=ALIASES, log_style=LOG_STYLE, fit=fit, draw_samples=draw_samples,
-    export_part=export_part,
+    export_part=export_part, architecture=architecture,
     tasks=("train", "pretrain", "finetune", "linprobe"),
     per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "infer")}
     | {"pretrain": _PRETRAINING, "visualize": _VISUALIZING},

@@ -5,30 +5,22 @@ from typing import Any, Mapping
 
 import numpy as np
 
-_NORM = re.compile(r"((?:^|\.)(?:fc_|decoder_)?norm[12]?)\.(weight|bias|gamma|beta)$")
-_THEIRS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_OURS = {theirs: ours for ours, theirs in _THEIRS.items()}
-_STATISTICS = re.compile(r"(head\.0)\.(running_mean|running_var|moving_mean|moving_variance)$")  # of the linear probe
+from common.checkpoint.names import count, norms_to_ours, norms_to_theirs, whole
 
+NORM = re.compile(r"(^|\.)(fc_|decoder_)?norm[12]?$|^head\.0$")  # the last is the linear probe's BatchNorm
 
 # what a classifier may find in a checkpoint and not need: decoder, the other pooling's norm, a head for other classes
-_NOT_NEEDED = re.compile(r"(decoder_|mask_token$|norm\.|fc_norm\.|head\.)")
+NOT_NEEDED = re.compile(r"(decoder_|mask_token$|norm\.|fc_norm\.|head\.)")
 
 
 def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename the authors' tensors to ours; names of neither are kept."""
-    return {_renamed(name, _OURS): value for name, value in tensors.items()}
+    return norms_to_ours(tensors, NORM)
 
 
 def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename our tensors to those of the authors."""
-    return {_renamed(name, _THEIRS): value for name, value in tensors.items()}
-
-
-def _renamed(name: str, kinds: Mapping[str, str]) -> str:
-    for pattern in (_NORM, _STATISTICS):
-        name = pattern.sub(lambda found: f"{found[1]}.{kinds.get(found[2], found[2])}", name)
-    return name
+    return norms_to_theirs(tensors, NORM)
 
 
 def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -49,22 +41,14 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {}
     embed_dim, in_channels, patch_size, _ = patches.shape
     found = {"masked": "decoder_pred.weight" in ours, "image_size": side * patch_size, "in_channels": in_channels,
-             "patch_size": patch_size, "embed_dim": embed_dim, "depth": _depth(ours, "blocks"),
-             "mlp_ratio": _whole(len(fc1) / embed_dim)}
+             "patch_size": patch_size, "embed_dim": embed_dim, "depth": count(ours, r"blocks\.(\d+)\."),
+             "mlp_ratio": whole(len(fc1) / embed_dim)}
     if found["masked"]:
         return found | {"decoder_embed_dim": len(ours["decoder_embed.weight"]),
-                        "decoder_depth": _depth(ours, "decoder_blocks")}
+                        "decoder_depth": count(ours, r"decoder_blocks\.(\d+)\.")}
     head = next((ours[name] for name in ("head.weight", "head.1.weight") if name in ours), ())
     return found | {"num_classes": len(head), "global_pool": "fc_norm.gamma" in ours,
                     "batchnorm_head": "head.1.weight" in ours}
-
-
-def _depth(tensors: Mapping[str, np.ndarray], blocks: str) -> int:
-    return 1 + max(int(found[1]) for name in tensors if (found := re.match(rf"{blocks}\.(\d+)\.", name)))
-
-
-def _whole(value: float) -> int | float:
-    return int(value) if value == int(value) else value
 
 
 def fit(tensors: Mapping[str, np.ndarray], network: Any) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -86,7 +70,7 @@ def fit(tensors: Mapping[str, np.ndarray], network: Any) -> tuple[dict[str, np.n
     from mae.src.pos_embed import resize_table
     from mae.src.vit import new_head
 
-    fitted = {name: value for name, value in tensors.items() if name in parameters or not _NOT_NEEDED.match(name)}
+    fitted = {name: value for name, value in tensors.items() if name in parameters or not NOT_NEEDED.match(name)}
     if "pos_embed" in fitted and fitted["pos_embed"].shape[1] != parameters["pos_embed"][1]:
         fitted["pos_embed"] = resize_table(fitted["pos_embed"], network.patch_embed.grid)
     new = [name for name in parameters if name.startswith(("norm.", "fc_norm.")) and name not in fitted]

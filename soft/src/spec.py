@@ -1,11 +1,9 @@
 """What the zoo knows of SOFT: variants, names of weights, log lines. Imports without MindSpore."""
-import inspect
 from dataclasses import replace
 from typing import Any, Mapping
 
 import numpy as np
 
-from common.errors import UserError, nearest
 from common.logger import OLD_ZOO_STYLE
 from common.spec import ModelSpec
 from soft.src.weights import architecture, convert, restore
@@ -29,14 +27,10 @@ LOG_STYLE = replace(OLD_ZOO_STYLE, evaluation="accuracy={top1:.6f}, per step tim
 
 
 def network(**arguments: Any):
-    """Build the network; see ``soft.src.softmax_free_vision_transformer.SOFT``."""
+    """Return the class of the network and its arguments."""
     from soft.src.softmax_free_vision_transformer import SOFT
 
-    known = list(inspect.signature(SOFT.__init__).parameters)[1:]
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"{key} is not an argument of SOFT; there are {', '.join(known)}.{nearest(key, known)}")
-    return SOFT(**arguments)
+    return SOFT, arguments
 
 
 def misfit(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], network: Any) -> str:

@@ -4,6 +4,8 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from common.checkpoint.names import count, norms_to_ours, norms_to_theirs, renamed
+
 # the authors' names -> ours, and back; the order matters where one is part of another
 NAMES = (
     (r"^pos_embed([1-4])$", r"position\1.table"),
@@ -28,39 +30,18 @@ BACK = (
     (r"^(block[123]\.\d+)\.fc([12])\.", r"\1.att.ff\2."),
 )
 
-
-# prefix of a norm's tensors, under our names: BatchNorm is the second of each three cells of a patch embedding
+# a norm under our names: BatchNorm is the second of each three cells of a patch embedding
 NORM = re.compile(r"(^|\.)(norm|norm1|norm2|landmark_norm|proj\.[147])$")
-KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-KINDS_BACK = {ours: theirs for theirs, ours in KINDS.items()}
 
 
 def convert(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename the authors' tensors to ours, and leave out the counters of PyTorch's BatchNorm; other names are kept."""
-    renamed = {}
-    for name, value in tensors.items():
-        name = _renamed(name, NAMES)
-        prefix, _, kind = name.rpartition(".")
-        if kind != "num_batches_tracked":
-            renamed[f"{prefix}.{KINDS[kind]}" if kind in KINDS and NORM.search(prefix) else name] = value
-    return renamed
+    return norms_to_ours({renamed(name, NAMES): value for name, value in tensors.items()}, NORM)
 
 
 def restore(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename our tensors to the authors'; PyTorch does not miss the counters."""
-    renamed = {}
-    for name, value in tensors.items():
-        prefix, _, kind = name.rpartition(".")
-        name = f"{prefix}.{KINDS_BACK[kind]}" if kind in KINDS_BACK and NORM.search(prefix) else name
-        renamed[_renamed(name, BACK)] = value
-    return renamed
-
-
-def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        if re.search(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
+    return {renamed(name, BACK): value for name, value in norms_to_theirs(tensors, NORM).items()}
 
 
 def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -73,7 +54,7 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         An empty dict if the tensors are not those of a SOFT; no ``num_classes`` without a head.
     """
     ours = convert(tensors)
-    depths = tuple(_count(ours, rf"block{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    depths = tuple(count(ours, rf"block{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     stem = ours.get("patch_embed1.proj.0.weight")
     widths = [ours.get(f"position{stage}.table") for stage in (1, 2, 3, 4)]
     landmarks = [ours.get(f"block{stage}.0.attn.landmark.weight") for stage in (1, 2, 3)]
@@ -89,8 +70,3 @@ def architecture(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if "head.weight" in ours:
         arguments["num_classes"] = len(ours["head.weight"])
     return arguments
-
-
-def _count(names: Mapping[str, Any], pattern: str) -> int:
-    """One more than the highest number that ``pattern`` finds in the names."""
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)

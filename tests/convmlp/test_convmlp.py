@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from entry import ROOT
+from golden import Golden, Module, check_classifier
 
 from common.config.load import from_mapping, load_config
 from common.config.yaml_file import read_yaml
@@ -14,8 +16,6 @@ from common.errors import UserError
 from common.lr import schedule
 from convmlp.src.spec import SPEC
 from convmlp.src.weights import architecture
-from entry import ROOT
-from golden import Golden, Module, check_classifier
 
 CONFIGS = ROOT / "convmlp" / "config"
 SIZES = {"channels": 8, "n_conv_blocks": 2, "dims": (16, 32, 64), "depths": (2, 1, 2), "mlp_ratio": (2, 2, 3)}
@@ -175,7 +175,7 @@ def test_every_precision_gives_float32_logits_near_the_exact_ones(level):
     ({"dims": (16, 32)}, "one number per stage"),
     ({"mlp_ratio": (2, 2)}, "one number per stage"),
     ({"drop_path_rate": 1.0}, "drop_path_rate"),
-    ({"num_heads": 4}, "num_heads is not an argument of ConvMLP"),
+    ({"num_heads": 4}, "num_heads is not an argument of convmlp_s"),
     ({"depth": (1, 1, 1)}, "Did you mean 'depths'"),
 ])
 def test_arguments_that_do_not_fit_are_refused_by_name(arguments, words):

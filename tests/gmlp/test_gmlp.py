@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from golden import Golden, Module, check_classifier
+from golden_rule import fill
 
 from common.errors import UserError
 from gmlp.src.spec import SPEC
-from golden import Golden, Module, check_classifier
-from golden_rule import fill
 
 GATE = "blocks.1.gate.proj"
 
@@ -78,7 +78,7 @@ def test_the_two_kinds_of_norm_have_their_own_epsilon():
     ({"image_size": 30}, "image_size: 30 x 30"),
     ({"embed_dim": 5, "mlp_ratio": 1}, "mlp_ratio"),
     ({"drop_path_rate": 1.0}, "drop_path_rate"),
-    ({"num_heads": 4}, "num_heads is not an argument of gMLP"),
+    ({"num_heads": 4}, "num_heads is not an argument of gmlp_Ti"),
     ({"embed_dims": 4}, "Did you mean 'embed_dim'"),
 ])
 def test_arguments_that_do_not_fit_are_refused_by_name(arguments, words):
@@ -225,10 +225,10 @@ def lucidrains_forward(tensors, images, depth=2):
 
 
 def test_lucidrains_weights_compute_the_same_here():
+    from golden import load_strictly
     from mindspore import Tensor
 
     from gmlp.src.weights import architecture
-    from golden import load_strictly
 
     tensors, images = lucidrains(), Golden("gmlp_tiny").images
     network = SPEC.build("gmlp_ti", **architecture(tensors))

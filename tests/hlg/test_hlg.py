@@ -8,14 +8,14 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
+from golden import Golden, Tolerances, check_classifier, load_strictly
+from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
 from common.layers.cells import GELU, LayerNorm, TanhGELU
 from common.layers.drop_path import DropPath, seed_random_states
 from common.layers.precision import apply_precision
-from golden import Golden, Tolerances, check_classifier, load_strictly
-from golden_rule import pattern
 from hlg.src import cells
 from hlg.src.hlg import LocalGlobalBlock
 from hlg.src.hlg_official import PositionBias, global_places, local_places
@@ -337,7 +337,7 @@ def test_networks_of_fewer_stages_take_smaller_images(variant, stages, size):
     ("hlg_tiny_avgpool", {"layout": "seg"}, "layout: 'seg' is not one of head, paper"),
     ("hlg_tiny_avgpool", {"pool": "maxpool"}, "pool: 'maxpool'"),
     ("hlg_mobile", {"layout": "paper"}, "layout is not an argument of hlg_mobile"),
-    ("hlg_tiny_avgpool", {"dead_parameters": True}, "dead_parameters is not an argument of the official HLG"),
+    ("hlg_tiny_avgpool", {"dead_parameters": True}, "dead_parameters is not an argument of hlg_tiny_avgpool"),
     ("hlg_tiny_avgpool", {"depth": 4}, "Did you mean 'depths'")])
 def test_arguments_that_do_not_fit_are_refused_by_name(variant, arguments, words):
     with pytest.raises(UserError, match=words):

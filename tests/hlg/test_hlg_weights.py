@@ -5,6 +5,7 @@ import types
 import mindspore as ms
 import numpy as np
 import pytest
+from golden import Golden
 from mindspore import Tensor
 
 from common.checkpoint.file import load_checkpoint
@@ -14,7 +15,6 @@ from common.errors import UserError
 from common.main import read_config
 from common.network import load_network
 from common.tasks.convert import to_checkpoint, to_safetensors, variant_of
-from golden import Golden
 from hlg.src.spec import SPEC, misfit
 from hlg.src.weights import architecture, dead
 
@@ -92,7 +92,7 @@ def test_variant_and_depths_are_found_from_the_shapes(arguments, variant, settin
     monkeypatch.setattr("hlg.src.hlg_official.initialise", lambda cell, rule: None)
     tensors = parameters(SPEC.build("hlg_medium_avgpool", num_classes=2, layout="paper", **arguments))
     settings |= {"in_channels": 3, "num_classes": 2, "image_size": 224}
-    assert variant_of(SPEC, tensors, architecture) == (variant, settings)
+    assert variant_of(SPEC, tensors) == (variant, settings)
 
 
 def test_weights_of_something_else_are_not_taken_for_an_hlg():
@@ -204,7 +204,7 @@ def test_a_zoo_file_of_another_image_size_is_one_sentence(zoo_file):
 
 def test_a_zoo_file_goes_out_under_its_names_and_says_what_has_no_effect(zoo_file, tmp_path):
     lines = []
-    to_safetensors(SPEC, architecture, zoo_file[0], tmp_path / "out.safetensors", say=lines.append)
+    to_safetensors(SPEC, zoo_file[0], tmp_path / "out.safetensors", say=lines.append)
     written = read_tensors(tmp_path / "out.safetensors")
     assert set(written) == set(zoo_file[1])
     assert all(np.array_equal(written[name], zoo_file[1][name]) for name in written)
@@ -217,7 +217,7 @@ def test_the_authors_file_comes_in_with_its_layout(tmp_path):
     ours = parameters(network(layout="paper"))
     write_safetensors(tmp_path / "in.safetensors", SPEC.restore(ours))
     lines = []
-    to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lines.append)
+    to_checkpoint(SPEC, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lines.append)
     tensors, meta = load_checkpoint(tmp_path / "out.ckpt")
     assert set(tensors) == set(ours) and all(np.array_equal(tensors[name], ours[name]) for name in ours)
     assert meta["config"]["layout"] == "paper" and meta["config"]["depths"] == [2, 3]
@@ -229,7 +229,7 @@ def test_a_backbone_needs_a_new_head(tmp_path):
     backbone = {key: value for key, value in theirs.items() if not key.startswith("head.")}
     write_safetensors(tmp_path / "in.safetensors", backbone)
     with pytest.raises(UserError, match="2 missing .head.weight, head.bias"):
-        to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lambda line: None)
-    to_checkpoint(SPEC, architecture, tmp_path / "in.safetensors", tmp_path / "out.ckpt", num_classes=7,
+        to_checkpoint(SPEC, tmp_path / "in.safetensors", tmp_path / "out.ckpt", say=lambda line: None)
+    to_checkpoint(SPEC, tmp_path / "in.safetensors", tmp_path / "out.ckpt", num_classes=7,
                   say=lambda line: None)
     assert load_checkpoint(tmp_path / "out.ckpt")[0]["head.weight"].shape == (7, 32)

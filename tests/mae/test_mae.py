@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-
-from common.errors import UserError
 from entry import ROOT
 from golden import Golden, Module, check_classifier, load_strictly
 from golden_rule import fill, noise
+
+from common.errors import UserError
 from mae.src.spec import SPEC
 
 SMALL = {"image_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 4}
@@ -80,9 +80,9 @@ def check_autoencoder(golden: Golden, network) -> dict[str, float]:
     load_strictly(network, SPEC.convert(golden.tensors()) | own)
     stored, found = golden.arrays, {}
     masking = noise(2, network.noise_length)
-    shuffle, place = shuffled(Tensor(masking))
-    np.testing.assert_array_equal(place.asnumpy(), stored["ids_restore"])
-    latent = network.encode(Tensor(golden.images), shuffle[:, :network.kept]).asnumpy()
+    ids_shuffle, ids_restore = shuffled(Tensor(masking))
+    np.testing.assert_array_equal(ids_restore.asnumpy(), stored["ids_restore"])
+    latent = network.encode(Tensor(golden.images), ids_shuffle[:, :network.kept]).asnumpy()
     found["latent"] = max(np.abs(latent[:, 0] - stored["latent_cls"]).max(),
                           np.abs(latent.mean(-1) - stored["latent_token_mean"]).max())
     np.testing.assert_allclose(np.linalg.norm(latent, axis=-1), stored["latent_token_l2"], rtol=1e-5)
@@ -177,11 +177,11 @@ class ProbeLoss:
 
 
 def test_linear_probe_reproduces_the_golden_numbers(mode):
+    from golden_rule import image, labels
     from mindspore import Tensor, nn
 
     from common.optimizer.rules import LARS
     from common.train_step import ClassifierLoss, TrainStep
-    from golden_rule import image, labels
 
     stored, probe = Golden("linprobe_head").arrays, ProbeLoss()
     features, targets = image(6, 2, channels=3, seed=9).reshape(6, 12), labels(6, 5, seed=9).astype(np.int32)
@@ -255,8 +255,8 @@ def test_images_that_are_not_square_and_have_other_channels_are_allowed(mode):
     (tiny_mae, {"mask_ratio": 0.99}, "mask_ratio: 0.99 of 64 patches means that none stays visible"),
     (tiny_mae, {"mask_ratio": 0.0}, "none is removed"),
     (tiny_mae, {"drop_path_rate": 0.1}, "drop_path_rate: a masked autoencoder drops no paths"),
-    (tiny_mae, {"global_pool": True}, "global_pool is not an argument of a masked autoencoder"),
-    (tiny_vit, {"decoder_depth": 2}, "decoder_depth is not an argument of a ViT"),
+    (tiny_mae, {"global_pool": True}, "global_pool is not an argument of mae_vit_base_patch16"),
+    (tiny_vit, {"decoder_depth": 2}, "decoder_depth is not an argument of vit_base_patch16"),
     (tiny_vit, {"drop_path_rate": 1.0}, "drop_path_rate: 1.0"),
 ])
 def test_arguments_that_do_not_fit_are_refused_by_name(build, arguments, words):

@@ -9,13 +9,13 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
+from entry import ROOT
+from golden import Golden, Tolerances, check_classifier, load_strictly
+from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
 from common.layers.cells import TanhGELU
-from entry import ROOT
-from golden import Golden, Tolerances, check_classifier, load_strictly
-from golden_rule import pattern
 from soft.src.softmax_free_transformer import (Dropout, GaussianKernels, NewtonInverse, NormalisedInverse,
                                                SoftmaxFreeAttention)
 from soft.src.spec import SIZES, SPEC
@@ -408,7 +408,7 @@ def test_initial_values_have_the_stated_distributions(variant, uniform):
     ({"num_heads": 4}, "num_heads: 4 must be four numbers"),
     ({"num_heads": (3, 2, 4, 4)}, "must divide dims"),
     ({"drop_path_rate": 1.0}, "drop_path_rate"),
-    ({"patch_size": 4}, "patch_size is not an argument of SOFT"),
+    ({"patch_size": 4}, "patch_size is not an argument of soft_tiny"),
     ({"depth": 4}, "Did you mean 'depths'"),
 ])
 def test_arguments_that_do_not_fit_are_refused_by_name(arguments, words):

@@ -16,13 +16,16 @@ from safetensors.numpy import load_file, save_file
 
 from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.checkpoint.foreign import read, read_tensors
+from common.checkpoint.weights import weights_of
 from common.errors import UserError
+from common.main import read_config
 from common.tasks.convert import main, to_checkpoint, to_safetensors, variant_of, verify
 from gmlp.src.spec import SPEC
-from gmlp.src.weights import architecture
+from mae.src.spec import SPEC as MAE
 
 TINY = {"num_classes": 10, "image_size": 32, "in_channels": 3, "patch_size": 4, "embed_dim": 32, "mlp_ratio": 6,
         "depth": 2}
+SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1}  # of a ViT
 
 
 @pytest.fixture(name="weights")
@@ -167,31 +170,44 @@ def test_truncated_pytorch_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("golden, variant", [("gmlp_ti16_224", "gmlp_ti"), ("gmlp_s16_224", "gmlp_s")])
 def test_variant_is_found_from_the_shapes(golden, variant):
-    found, settings = variant_of(SPEC, Golden(golden).tensors(), architecture)
+    found, settings = variant_of(SPEC, Golden(golden).tensors())
     assert found == variant
     assert settings == {"image_size": 224, "in_channels": 3, "num_classes": 1000}
 
 
 def test_sizes_of_no_variant_are_given_as_settings(weights):
-    variant, settings = variant_of(SPEC, weights, architecture)
+    variant, settings = variant_of(SPEC, weights)
     assert SPEC.variants[variant] | settings == TINY | {"drop_path_rate": 0.0}
 
 
 def test_another_variant_than_expected_is_refused_with_both_sizes():
     with pytest.raises(UserError, match="gmlp_S: it has embed_dim 128 instead of 256"):
-        variant_of(SPEC, Golden("gmlp_ti16_224").tensors(), architecture, model="gmlp_S")
+        variant_of(SPEC, Golden("gmlp_ti16_224").tensors(), model="gmlp_S")
 
 
 def test_weights_of_another_network_are_refused_by_their_names():
     with pytest.raises(UserError, match="not the weights of a gmlp: the first tensors are conv1.weight"):
-        variant_of(SPEC, {"conv1.weight": np.zeros((4, 3, 7, 7))}, architecture)
+        variant_of(SPEC, {"conv1.weight": np.zeros((4, 3, 7, 7))})
+
+
+@pytest.mark.parametrize("spec, variant, sizes", [
+    (SPEC, "gmlp_ti", TINY | {"mlp_ratio": 2}),
+    (MAE, "vit_base_patch16", SMALL | {"num_classes": 7, "in_channels": 1, "global_pool": False}),
+    (MAE, "vit_base_patch16", SMALL | {"num_classes": 0}),
+    (MAE, "mae_vit_base_patch16", SMALL | {"decoder_embed_dim": 32, "decoder_depth": 2}),
+])
+def test_a_checkpoint_of_another_program_tells_the_programs_its_network(spec, variant, sizes, tmp_path):
+    save_checkpoint(tmp_path / "x.ckpt", weights_of(spec.build(variant, **sizes)), {})
+    config = read_config("export", spec, ["--ckpt_path", str(tmp_path / "x.ckpt")])
+    expected = {key: value for key, value in sizes.items() if value != 0}  # no head: any number of classes
+    assert {"model": config.model} | {key: getattr(config, key) for key in expected} == {"model": variant} | expected
 
 
 # conversion
 
 def test_conversion_fills_every_parameter_and_reports(file, weights, tmp_path):
     report = []
-    to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=report.append)
+    to_checkpoint(SPEC, file, tmp_path / "tiny.ckpt", say=report.append)
     tensors, meta = load_checkpoint(tmp_path / "tiny.ckpt")
     assert same(tensors, SPEC.convert(weights))
     assert (meta["family"], meta["model"], meta["source"]) == ("gmlp", "gmlp_ti", "tiny.safetensors")
@@ -204,7 +220,7 @@ def test_conversion_fills_every_parameter_and_reports(file, weights, tmp_path):
 def test_converted_network_reproduces_the_golden_logits(file, tmp_path):
     from mindspore import Tensor
 
-    to_checkpoint(SPEC, architecture, file, tmp_path / "tiny.ckpt", say=lambda line: None)
+    to_checkpoint(SPEC, file, tmp_path / "tiny.ckpt", say=lambda line: None)
     tensors, meta = load_checkpoint(tmp_path / "tiny.ckpt")
     network = SPEC.build(meta["model"], **{k: v for k, v in meta["config"].items() if k != "model"})
     load_strictly(network, tensors)
@@ -213,8 +229,8 @@ def test_converted_network_reproduces_the_golden_logits(file, tmp_path):
 
 
 def test_round_trip_is_bit_exact(file, weights, tmp_path):
-    to_checkpoint(SPEC, architecture, file, tmp_path / "a.ckpt", say=lambda line: None)
-    to_safetensors(SPEC, architecture, tmp_path / "a.ckpt", tmp_path / "b.safetensors", say=lambda line: None)
+    to_checkpoint(SPEC, file, tmp_path / "a.ckpt", say=lambda line: None)
+    to_safetensors(SPEC, tmp_path / "a.ckpt", tmp_path / "b.safetensors", say=lambda line: None)
     assert same(load_file(tmp_path / "b.safetensors"), weights)
 
 
@@ -225,7 +241,7 @@ def test_state_of_the_training_is_left_behind_and_the_average_preferred(weights,
                | {"adam_m.head.bias": np.ones(10, np.float32), "global_step": np.array([7], np.int32)})
     save_checkpoint(tmp_path / "run.ckpt", content, {"family": "gmlp", "config": {"ema": True}})
     report = []
-    to_safetensors(SPEC, architecture, tmp_path / "run.ckpt", tmp_path / "run.safetensors", say=report.append)
+    to_safetensors(SPEC, tmp_path / "run.ckpt", tmp_path / "run.safetensors", say=report.append)
     assert same(load_file(tmp_path / "run.safetensors"), weights)
     assert "ignored: 28, state of the training and the weights before averaging" in report
 
@@ -240,7 +256,7 @@ def test_a_missing_tensor_is_refused_and_nothing_is_written(weights, tmp_path, n
     save_file(change(weights, without=[name]), tmp_path / "x.safetensors")
     report = []
     with pytest.raises(UserError, match=words):
-        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+        to_checkpoint(SPEC, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
     assert [line for line in report if line.startswith("missing: ")]
     assert not (tmp_path / "x.ckpt").exists()
 
@@ -250,7 +266,7 @@ def test_a_tensor_of_another_shape_is_reported_with_both_shapes(weights, tmp_pat
     save_file(wrong, tmp_path / "x.safetensors")
     report = []
     with pytest.raises(UserError, match=r"blocks.1.fc2.weight: network \(32, 96\), checkpoint \(32, 95\)"):
-        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+        to_checkpoint(SPEC, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
     assert "shape: blocks.1.fc2.weight is (32, 95) in the file and (32, 96) in the network" in report
 
 
@@ -258,7 +274,7 @@ def test_an_unexpected_tensor_is_reported_and_refused(weights, tmp_path):
     save_file(change(weights, **{"extra.weight": np.zeros(3, np.float32)}), tmp_path / "x.safetensors")
     report = []
     with pytest.raises(UserError, match="1 unexpected"):
-        to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
+        to_checkpoint(SPEC, tmp_path / "x.safetensors", tmp_path / "x.ckpt", say=report.append)
     assert "unexpected: extra.weight (3,)" in report
 
 
@@ -266,7 +282,7 @@ def test_an_unexpected_tensor_is_reported_and_refused(weights, tmp_path):
 def test_a_new_head_needs_the_number_of_classes_and_is_named(weights, tmp_path, without):
     save_file(change(weights, without=without), tmp_path / "x.safetensors")
     report = []
-    to_checkpoint(SPEC, architecture, tmp_path / "x.safetensors", tmp_path / "x.ckpt", num_classes=7, say=report.append)
+    to_checkpoint(SPEC, tmp_path / "x.safetensors", tmp_path / "x.ckpt", num_classes=7, say=report.append)
     tensors, meta = load_checkpoint(tmp_path / "x.ckpt")
     assert tensors["head.weight"].shape == (7, 32) and meta["config"]["num_classes"] == 7
     assert "new, with initial values: head.weight, head.bias" in report
@@ -300,7 +316,7 @@ def test_command_converts_verifies_and_goes_back_from_every_place(file, weights,
 ])
 def test_mistakes_end_with_code_2_and_one_sentence(file, capsys, arguments, words):
     with pytest.raises(SystemExit) as end:
-        main(SPEC, architecture, ["--ckpt_path", str(file), *arguments])
+        main(SPEC, ["--ckpt_path", str(file), *arguments])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
@@ -310,7 +326,7 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(file, tmp_path, cap
     (tmp_path / "taken").write_text("a file where a folder is needed")
     for source, out in ((file, "x.ckpt"),):
         with pytest.raises(SystemExit) as end:
-            main(SPEC, architecture, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
+            main(SPEC, ["--ckpt_path", str(source), "--out", str(tmp_path / "taken" / out)])
         assert end.value.code == 2
         assert "cannot be written" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken", "tiny.safetensors"]
