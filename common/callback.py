@@ -288,7 +288,7 @@ def callbacks(run: Run, step: TrainStep, evaluate: Callable[[], Scores] | None, 
     found += [ReadErrors(run), EpochLog(run)]
     if evaluate is not None:
         found.append(Evaluation(run, step, evaluate))
-    if is_main and config.sample_every and run.spec.draw_samples:
+    if is_main and run.spec.draw_samples and config.sample_every:
         found.append(Pictures(run, step))
     if is_main and config.save_checkpoint:
         found.append(Saving(run, step))

@@ -31,6 +31,8 @@ class ModelSpec:
         aliases: other spellings of variants, such as those of the seeds.
         display_names: variant -> the spelling that checkpoints and log lines carry, where it is not the variant's name.
         log_style: the family's log lines.
+        options: the model's own keys, a subclass of ``common.config.options.Config``; ``None``: those of all models do.
+        defaults: key -> default where it is not the schema's; by ``per_task`` for one task.
         default_configs: task -> YAML file in the model folder, read when no ``--config_path`` is given.
         uses_convolutions: whether the network contains k x k convolutions (the CPU needs a setting for them).
         tasks: the kinds of training that the model offers.
@@ -45,7 +47,7 @@ class ModelSpec:
         dead: (name of a parameter, network) -> whether it has no effect, so that a checkpoint may hold it and the
             network lack it, or the other way round.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
-            images every ``sample_every`` epochs.
+            images every ``sample_every`` epochs, which is a key of its options.
         export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``,
             and the ``common.export.contents.Contents`` of its file; ``None`` for the classifier.
     """
@@ -60,6 +62,8 @@ class ModelSpec:
     aliases: Mapping[str, str] = field(default_factory=dict)
     display_names: Mapping[str, str] = field(default_factory=dict)
     log_style: LogStyle = LogStyle()
+    options: type | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     default_configs: Mapping[str, str] = field(default_factory=dict)
     uses_convolutions: bool = False
     tasks: tuple[str, ...] = ("train",)

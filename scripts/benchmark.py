@@ -255,7 +255,7 @@ def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Confi
                         "options of the network, such as --image_size.")
     given = {"batch_size": BATCH_SIZE, "opt": "adamw", "clip_grad": True, "clip_value": CLIP} | threads | values
     given |= {"model": variant, "task": task, "mode": "pynative" if arguments.pynative else "graph"}
-    return from_mapping(given, "command line")
+    return from_mapping(given, "command line", spec)
 
 
 def check_comparison(config: Config) -> None:

@@ -3,6 +3,7 @@
 A table stands between ``<!-- options SECTION -->`` and ``<!-- /options -->``; keys after the section choose rows. With
 ``--check`` nothing is written, and the exit code is 1 if a file would change.
 """
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Sequence
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
 from common.config.help import markdown_table
-from common.config.options import FIELDS, SECTIONS
+from common.config.options import SECTIONS, Config, fields_of
 from common.errors import UserError
 from common.files import ROOT
 
@@ -24,7 +25,14 @@ def readme_files() -> list[Path]:
     return sorted(file for file in found if not file.parent.name.startswith(".") or file.parent == ROOT)
 
 
-def table(section: str, keys: Sequence[str] = ()) -> str:
+def schema_of(file: Path) -> type[Config]:
+    """Return the keys that a README may show: those of its folder's model."""
+    if not (file.parent / "src/spec.py").is_file():
+        return Config
+    return importlib.import_module(f"{file.parent.name}.src.spec").SPEC.options or Config
+
+
+def table(section: str, keys: Sequence[str] = (), schema: type[Config] = Config) -> str:
     """Return the table of a section, of all its keys or of some.
 
     Raises:
@@ -33,17 +41,17 @@ def table(section: str, keys: Sequence[str] = ()) -> str:
     if section not in SECTIONS:
         raise UserError(f"options: there is no section {section}; allowed are {', '.join(SECTIONS)}.")
     for key in keys:
-        if key not in FIELDS or FIELDS[key].metadata["section"] != section:
+        if key not in fields_of(schema) or fields_of(schema)[key].metadata["section"] != section:
             raise UserError(f"options: {key} is not a key of the section {section}.")
-    head, line, *rows = markdown_table(section).splitlines()
+    head, line, *rows = markdown_table(section, schema).splitlines()
     return "\n".join([head, line, *(row for row in rows if not keys or re.match(r"\| `(\w+)`", row)[1] in keys)]) + "\n"
 
 
-def fill(text: str) -> str:
+def fill(text: str, schema: type[Config] = Config) -> str:
     """Return the text of a README with its tables written anew."""
     def anew(found: re.Match) -> str:
         section, *keys = found[2].split()
-        return found[1] + table(section, keys) + found[3]
+        return found[1] + table(section, keys, schema) + found[3]
 
     return TABLE.sub(anew, text)
 
@@ -53,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     changed = 0
     for file in readme_files():
         before = file.read_text(encoding="utf-8")
-        after = fill(before)
+        after = fill(before, schema_of(file))
         if after != before:
             changed += 1
             sys.stdout.write(f"{file.relative_to(ROOT)} {'is out of date' if '--check' in argv else 'written'}\n")

@@ -78,7 +78,8 @@ class Findings:
 
 def configure(values: dict, runtime: Runtime, **more):
     """Return a configuration whose global batch does not depend on the number of ranks."""
-    return from_mapping(values | {"batch_size": GLOBAL_BATCH // runtime.world_size} | more, "test")
+    spec = GMLP if values["model"].startswith("gmlp") else CONVMLP
+    return from_mapping(values | {"batch_size": GLOBAL_BATCH // runtime.world_size} | more, "test", spec)
 
 
 def digits(count: int = 60, labels: np.ndarray | None = None) -> ArraySamples:

@@ -20,21 +20,24 @@ from typing import Iterator
 
 import pytest
 import yaml
+from entry import ROOT, environment, run
 from PIL import Image
+from test_rank_table import table as rank_table, write as write_rank_table
 
-from common.config.load import from_mapping, load_config, network_arguments
-from common.config.options import FIELDS, NAMES
+from common.config.load import from_file, load_config, network_arguments
+from common.config.options import FIELDS, Config, names_of
 from common.dataset.digits import write_digits
 from common.errors import UserError
-from entry import ROOT, environment, run
-from scripts.readme_tables import TABLE, fill, readme_files, table
-from test_rank_table import table as rank_table, write as write_rank_table
+from gmlp.src.spec import SPEC as GMLP
+from scripts.readme_tables import TABLE, fill, readme_files, schema_of, table
 
 READMES = readme_files()
 TRANSLATIONS = [file for file in READMES if file.stem == "README_CN"]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
 PRODUCED = ("outputs", "data", "ckpt")  # folders of a model that commands make
 RESULTS = re.compile(r"(train|eval)(_parallel)?(_[a-z]+)?\d*")  # folders that launch scripts make
+SPECS = [importlib.import_module(f"{file.parents[1].name}.src.spec").SPEC for file in ROOT.glob("*/src/spec.py")]
+NAMES = {name: key for spec in SPECS for name, key in names_of(spec.options or Config).items()}
 PLACES = (ROOT, *(file.parents[1] for file in ROOT.glob("*/src/spec.py")))  # where commands are said to work
 OTHER_PROGRAMS = {"source", "pip", "git", "export"}  # not ours: only that they are meant is known
 PLACEHOLDER = "/path/"
@@ -165,7 +168,7 @@ def msrun() -> str:
 def known_options(command: Command) -> frozenset[str]:
     """The options of the script of a command, if it gives any."""
     if task_of(command.script):
-        return frozenset({*NAMES, "config", "config_path", "help"})
+        return frozenset({*NAMES, "config", "config_path", "help", "print_config"})
     module = command.words[command.program] == "-m"
     program = ("-m", command.words[command.program + 1]) if module else (str(command.script),)
     program += command.arguments[:1] if module and not command.arguments[0].startswith("-") else ()  # its sub-command
@@ -252,7 +255,7 @@ def test_a_model_is_described_in_all_chapters(folder):
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
     """Those of a command that is shown are its program's; any other stands for a program of the zoo, or for msrun."""
-    known = {*NAMES, "config", "config_path", "help"}
+    known = {*NAMES, "config", "config_path", "help", "print_config"}
     loose: set[str] = set()
     for span in spans(file):
         words = shlex.split(span) if "'" in span else span.split()
@@ -328,13 +331,13 @@ def anchors(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_tables_of_options_are_those_of_the_schema(file):
     text = file.read_text(encoding="utf-8")
-    assert fill(text) == text, "run python scripts/readme_tables.py"
+    assert fill(text, schema_of(file)) == text, "run python scripts/readme_tables.py"
 
 
 def test_a_table_that_is_out_of_date_is_noticed():
     text = (ROOT / "gmlp/README.md").read_text(encoding="utf-8")
     changed = text.replace("| `hflip` | 0.5 |", "| `hflip` | 0.6 |")
-    assert changed != text and fill(changed) == text
+    assert changed != text and fill(changed, GMLP.options) == text
 
 
 def test_a_table_has_the_rows_that_are_asked_for():
@@ -389,10 +392,9 @@ def test_every_model_with_a_readme_is_in_the_table():
 @pytest.mark.parametrize("row", models_table(), ids=lambda row: row[1])
 def test_the_table_of_models_has_the_networks_numbers(row):
     folder, config = row
-    values = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
     spec = importlib.import_module(f"{folder}.src.spec").SPEC
-    settings = network_arguments(from_mapping(values, config))
-    network = spec.build(values.get("model") or values["backbone"], num_classes=1000, **settings)
+    settings = from_file(ROOT / config, spec)
+    network = spec.build(settings.model, num_classes=1000, **network_arguments(settings))
     assert sum(math.prod(p.shape) for p in network.trainable_params()) == models_table()[row]
 
 

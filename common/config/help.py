@@ -1,8 +1,9 @@
 """The schema in words: the text of ``--help`` and the parameter tables of the README files."""
+import dataclasses
 import textwrap
 from typing import Any
 
-from common.config.options import FIELDS, SECTIONS
+from common.config.options import SECTIONS, Config, fields_of
 from common.config.values import describe_kind
 from common.spec import ModelSpec
 
@@ -15,9 +16,8 @@ def _show(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _other_names(name: str) -> list[str]:
-    metadata = FIELDS[name].metadata
-    return [*metadata["aliases"], *metadata["converted_aliases"]]
+def _other_names(field: dataclasses.Field) -> list[str]:
+    return [*field.metadata["aliases"], *field.metadata["converted_aliases"]]
 
 
 def help_text(spec: ModelSpec | None = None, task: str = "train") -> str:
@@ -31,24 +31,24 @@ def help_text(spec: ModelSpec | None = None, task: str = "train") -> str:
             lines += [f"Without --config_path (or --config): {spec.default_configs[task]} in the folder {spec.name}."]
     for section, title in SECTIONS.items():
         lines += ["", f"{title}:"]
-        for name, field in FIELDS.items():
+        for name, field in fields_of((spec.options if spec else None) or Config).items():
             if field.metadata["section"] != section:
                 continue
             lines.append(f"  --{name}  {describe_kind(field)}; default {_show(field.default)}")
-            names = _other_names(name)
+            names = _other_names(field)
             text = field.metadata["help"] + (f" (also --{', --'.join(names)})" if names else "")
             lines += textwrap.wrap(text, 112, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(section: str | None = None) -> str:
+def markdown_table(section: str | None = None, schema: type[Config] = Config) -> str:
     """Return the parameter table of a README, of one section or, with a heading each, of all."""
     if section is None:
-        return "\n".join(f"### {title}\n\n{markdown_table(name)}" for name, title in SECTIONS.items())
+        return "\n".join(f"### {title}\n\n{markdown_table(name, schema)}" for name, title in SECTIONS.items())
     lines = ["| key | default | meaning | also accepted as |", "|---|---|---|---|"]
-    for name, field in FIELDS.items():
-        if field.metadata["section"] == section:
+    for name, field in fields_of(schema).items():
+        if field.metadata["section"] == section and not field.metadata["unused"]:
             meaning = f"{field.metadata['help']} ({describe_kind(field)})".replace("|", "\\|")
-            others = ", ".join(f"`{other}`" for other in _other_names(name))
+            others = ", ".join(f"`{other}`" for other in _other_names(field))
             lines.append(f"| `{name}` | {_show(field.default)} | {meaning} | {others} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,11 @@
-"""From a YAML file and flags to one checked ``Config``, and back to YAML. Imports no MindSpore.
+"""From a YAML file and flags to one checked ``Config``. Imports no MindSpore.
 
-Precedence: defaults of the schema < YAML < flags. Keys, their other names and limits are in ``common/config/options.py``.
+Precedence: defaults of the schema and of the model < the file's ``base`` < the file < checkpoint < flags. Keys, their
+other names and limits are in ``common/config/options.py`` and ``MODEL/src/options.py``.
 """
+import functools
+import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +15,27 @@ from typing import Any
 from common.config.addresses import on_cloud
 from common.config.datasets import CLASSES
 from common.config.help import help_text
-from common.config.options import CALLER_VARIABLE, FIELDS, NAMES, NETWORK_KEYS, Config
-from common.config.rules import TRAINING_TASKS, check, check_paths
+from common.config.options import CALLER_VARIABLE, NAMES, Config, fields_of, names_of, network_keys
+from common.config.rules import TRAINING_TASKS, check_paths, check_rules
 from common.config.values import coerce, kinds_of
-from common.config.yaml_file import read_yaml
+from common.config.yaml_file import effective_text, read_yaml
 from common.errors import UserError, nearest
+from common.files import ROOT
 from common.spec import ModelSpec
 
 _BLOCKS = ("context", "parallel", "model_config")
 _COMMAND_LINE = "command line"
-# What an evaluation takes from the training of its checkpoint: network, data and image size, not how they were loaded.
-_OF_CHECKPOINT = [name for name, field in FIELDS.items() if field.metadata["section"] in ("data", "augment", "model")
-                  and name not in ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers",
-                                   "download", "on_error")]
+_SECTIONS_OF_CHECKPOINT = ("data", "augment", "model")
+_NOT_OF_CHECKPOINT = ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers", "download",
+                      "on_error")
+_READERS_OWN = ("config", "config_path", "print_config")  # flags that are no keys
 _INPUTS = ("data_dir", "eval_dir", "ckpt_path", "resume", "img_ids", "class_names")
-# Defaults that differ for a task: MAE's recipes.
-_OF_TASK = {"pretrain": {"scale": (0.2, 1.0), "interpolation": "bicubic"},
-            "linprobe": {"global_pool": False, "batchnorm_head": True}}
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
-         trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "") -> Config:
+                trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "") -> Config:
     """Return the configuration of a run.
 
     Args:
@@ -45,26 +49,34 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
 
     Raises:
         UserError: for anything that the user should correct.
-        SystemExit: with code 0 after ``--help``.
+        SystemExit: with code 0 after ``--help`` and ``--print_config``.
     """
+    schema = spec.options or Config
     if any(word in ("--help", "-h") for word in argv):
         sys.stdout.write(help_text(spec.for_task(task), task))
         raise SystemExit(0)
-    flags = _read_flags(argv)
+    flags = _read_flags(argv, schema)
+    shows = _takes_switch(flags, "print_config")
     named = _named_file(flags, Path(model_dir))
     default = Path(model_dir) / spec.default_configs.get(task, "")
     file = named or (default if default.is_file() else None)
-    written = _found(_canonical(read_yaml(file), str(file)), Path(model_dir)) if file else {}
-    given = _canonical(flags, _COMMAND_LINE)
-    checkpoint = fetched or (written | given).get("ckpt_path", "")
+    layers = [(source, _found(values, Path(model_dir)))
+              for source, values in (_read_file(file, schema) if file else [])]
+    given = _canonical(flags, _COMMAND_LINE, schema)
+    checkpoint = fetched or (_merged(layers) | given).get("ckpt_path", "")
     if named is None and trained_with is not None and Path(checkpoint).is_file():
-        written |= _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given)
-    values = _merged(written, given)
+        layers.append((checkpoint, _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given, schema)))
+    written = _merged(layers)
+    layers.append((_COMMAND_LINE, given))
+    values = _merged(layers)
     names = frozenset(values)
     values["task"] = _task(task, written, given)
     spec = spec.for_task(values["task"])
     values["model"] = spec.variant(values.get("model") or next(iter(spec.variants)))
-    config = _build(values, given=names)
+    config = _build(values, given=names, spec=spec)
+    if shows:
+        sys.stdout.write(effective_text(config, _origins(layers)))
+        raise SystemExit(0)
     check_paths(config, config.task)
     return config
 
@@ -72,26 +84,97 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
 def load_any(argv: Sequence[str]) -> Config:
     """Return the configuration that a training with this command line has, whatever the model, or with no file at all.
 
-    The variant's name and the paths are not checked.
+    The variant's name and the paths are not checked, and the keys that only some model has are left out.
 
     Raises:
         UserError: for anything else that the user should correct.
+        SystemExit: with code 0 after ``--print_config``.
     """
-    flags = _read_flags(argv)
+    flags = _read_flags(argv, Config, others=True)
+    shows = _takes_switch(flags, "print_config")
     file = _named_file(flags)
     folder = file.resolve().parent if file else Path()
     model_dir = folder.parent if folder.name == "config" else Path()
-    written = _found(_canonical(read_yaml(file), str(file)), model_dir) if file else {}
-    given = _canonical(flags, _COMMAND_LINE)
-    values = _merged(written, given)
-    return _build(values | {"task": _task("train", written, given)}, given=frozenset(values))
+    layers = [(source, _found(values, model_dir))
+              for source, values in (_read_file(file, Config, others=True) if file else [])]
+    written = _merged(layers)
+    given = _canonical(flags, _COMMAND_LINE, Config, others=True)
+    layers.append((_COMMAND_LINE, given))
+    values = _merged(layers)
+    config = _build(values | {"task": _task("train", written, given)}, given=frozenset(values))
+    if shows:
+        sys.stdout.write(effective_text(config, _origins(layers)))
+        raise SystemExit(0)
+    return config
 
 
-def _merged(written: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Lay flags over a file; a flag for ``lr`` or ``base_lr`` also replaces the other one."""
-    if "lr" in given or "base_lr" in given:
-        written = {name: value for name, value in written.items() if name not in ("lr", "base_lr")}
-    return written | given
+def from_file(file: str | Path, spec: ModelSpec | None = None, **changes: Any) -> Config:
+    """Return the configuration that a YAML file gives, with its base, and ``changes`` over it; see ``from_mapping``."""
+    schema = (spec.options if spec else None) or Config
+    values = _merged([*_read_file(Path(file), schema), ("", _canonical(changes, "changes", schema))])
+    return _build(values, given=frozenset(values), spec=spec)
+
+
+def from_mapping(values: Mapping[str, Any], source: str, spec: ModelSpec | None = None) -> Config:
+    """Return the configuration that ``values`` gives, in any of the names that YAML may use.
+
+    Args:
+        values: key -> value, as from YAML.
+        source: where the values come from, for messages.
+        spec: the model; ``None``: only the keys that all models have.
+
+    Raises:
+        UserError: for unknown keys, wrong types, and rules that do not hold.
+    """
+    canonical = _canonical(values, source, (spec.options if spec else None) or Config)
+    return _build(canonical, given=frozenset(canonical), spec=spec)
+
+
+def network_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of the network that the configuration sets, beside those that every network has."""
+    return {name: value for name in network_keys(type(config)) if (value := getattr(config, name)) is not None}
+
+
+def _read_file(file: Path, schema: type[Config], others: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """Return the layers of a file: its base, if it names one, and itself, each as source and checked values.
+
+    Raises:
+        UserError: if one of them is not there or wrong, or the base has a base.
+    """
+    values = read_yaml(file)
+    layers = []
+    if "base" in values:
+        name = values.pop("base")
+        base = file.parent / str(name or "")
+        if not name or not base.is_file():
+            raise UserError(f"base: {name!r} ({file}) should be a YAML file, its path beginning in the folder of this "
+                            "one, but there is no such file.")
+        if base.resolve() == file.resolve():
+            raise UserError(f"base: {name!r} ({file}) is this file itself.")
+        below = read_yaml(base)
+        if "base" in below:
+            raise UserError(f"base: {name!r} ({file}) has a base itself, {below['base']!r}; only one level is allowed.")
+        layers.append((f"base {base}", _canonical(below, str(base), schema, others)))
+    return [*layers, (str(file), _canonical(values, str(file), schema, others))]
+
+
+def _merged(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Lay later layers over earlier ones; ``lr`` or ``base_lr`` also replaces the other one."""
+    result: dict[str, Any] = {}
+    for _, values in layers:
+        if "lr" in values or "base_lr" in values:
+            result = {name: value for name, value in result.items() if name not in ("lr", "base_lr")}
+        result |= values
+    return result
+
+
+def _origins(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return key -> the layer that its value comes from."""
+    return _merged([("", dict.fromkeys(values, source)) for source, values in layers])
+
+
+def _takes_switch(flags: dict[str, Any], name: str) -> bool:
+    return str(flags.pop(name, "false")).lower() not in ("false", "0")
 
 
 def _found(written: dict[str, Any], model_dir: Path) -> dict[str, Any]:
@@ -111,12 +194,15 @@ def _found(written: dict[str, Any], model_dir: Path) -> dict[str, Any]:
     return written | found
 
 
-def _of_checkpoint(held: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint's configuration says about network and data."""
-    held = {name: held[name] for name in _OF_CHECKPOINT if name in held}
+def _of_checkpoint(held: Mapping[str, Any], path: str, given: Mapping[str, Any],
+                   schema: type[Config]) -> dict[str, Any]:
+    """Return what a checkpoint's configuration says about network, data and image size, not how they were loaded."""
+    held = {name: held[name] for name, field in fields_of(schema).items()
+            if name in held and name not in _NOT_OF_CHECKPOINT and not field.metadata["unused"]
+            and field.metadata["section"] in _SECTIONS_OF_CHECKPOINT}
     if "data_dir" in given:
         held.pop("eval_dir", None)  # belongs to the data folder of the training
-    return _canonical(held, path)
+    return _canonical(held, path, schema)
 
 
 def _task(task: str, written: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -129,29 +215,10 @@ def _task(task: str, written: Mapping[str, Any], given: Mapping[str, Any]) -> st
     return wanted if wanted in allowed else task
 
 
-def network_arguments(config: Config) -> dict[str, Any]:
-    """Return the arguments of the network that the configuration sets, beside those that every network has."""
-    return {name: value for name in NETWORK_KEYS if (value := getattr(config, name)) is not None}
-
-
-def from_mapping(values: Mapping[str, Any], source: str) -> Config:
-    """Return the configuration that ``values`` gives, in any of the names that YAML may use.
-
-    Args:
-        values: key -> value, as from YAML.
-        source: where the values come from, for messages.
-
-    Raises:
-        UserError: for unknown keys, wrong types, and rules that do not hold.
-    """
-    canonical = _canonical(values, source)
-    return _build(canonical, given=frozenset(canonical))
-
-
-def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
+def _read_flags(argv: Sequence[str], schema: type[Config], others: bool = False) -> dict[str, Any]:
     """Return name -> text of ``--name value`` and ``--name=value``; of a name that comes twice the later one."""
     flags: dict[str, Any] = {}
-    words = list(argv)
+    words, known = list(argv), names_of(schema)
     while words:
         word = words.pop(0)
         if not word.startswith("--") or word == "--":
@@ -159,14 +226,13 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
                             "--key=value, lists without spaces or in quotes.")
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
-        if name not in NAMES and name not in ("config", "config_path"):
-            raise UserError(f"--{name} (command line) is not an option; --help shows all."
-                            f"{nearest(name, [*NAMES, 'config_path'])}")
+        if name not in known and name not in _READERS_OWN and not (others and name in _models()):
+            raise UserError(f"--{name} (command line) {_unknown(name, schema, [*known, *_READERS_OWN])}")
         if not equals and words and not words[0].startswith("--"):
             flags[name] = words.pop(0)
         elif equals:
             flags[name] = value
-        elif name in NAMES and bool in kinds_of(FIELDS[NAMES[name]]):
+        elif name == "print_config" or name in known and bool in kinds_of(fields_of(schema)[known[name]]):
             flags[name] = True
         else:
             raise UserError(f"--{name} (command line) needs a value, such as --{name} VALUE.")
@@ -210,15 +276,20 @@ def _flatten(values: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return standard name -> value in its type."""
+def _canonical(values: Mapping[str, Any], source: str, schema: type[Config], others: bool = False) -> dict[str, Any]:
+    """Return standard name -> value in its type; with ``others``, leave out the keys that only some model has."""
     result: dict[str, Any] = {}
     origin: dict[str, tuple[str, Any]] = {}
+    names, fields = names_of(schema), fields_of(schema)
     for name, raw in _flatten(values, source):
-        if name not in NAMES:
-            raise UserError(f"key '{name}' ({source}) is not an option; --help shows all.{nearest(str(name), NAMES)}")
-        standard = NAMES[name]
-        value = coerce(FIELDS[standard], raw, name, source)
+        if name not in names:
+            if others and name in _models() or _says_nothing(name, raw):
+                continue
+            raise UserError(f"key '{name}' ({source}) {_unknown(name, schema, names)}")
+        standard = names[name]
+        value = coerce(fields[standard], raw, name, source)
+        if fields[standard].metadata["unused"]:
+            logger.warning("%s (%s) is accepted for old files: %s", name, source, fields[standard].metadata["help"])
         if standard in result and "" in (value, result[standard]):
             value = value or result[standard]  # 'pretrained: False' beside a path says nothing against the path
         elif standard in result and result[standard] != value:
@@ -232,7 +303,32 @@ def _canonical(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return result
 
 
-def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
+@functools.cache
+def _models() -> dict[str, dict[str, Any]]:
+    """Return, of all models beside this package, key that not all models have -> model -> default."""
+    owners: dict[str, dict[str, Any]] = {}
+    for file in sorted(ROOT.glob("*/src/spec.py")):
+        spec = importlib.import_module(f"{file.parents[1].name}.src.spec").SPEC
+        schema = spec.options or Config
+        for name, key in names_of(schema).items():
+            if name not in NAMES:
+                owners.setdefault(name, {})[spec.name] = fields_of(schema)[key].default
+    return owners
+
+
+def _unknown(name: str, schema: type[Config], known: Sequence[str] | Mapping[str, Any]) -> str:
+    owners = _models().get(name)
+    if owners:
+        return f"is a key of {' and '.join(owners)}, not of this model; --help shows those of this one."
+    return f"is not an option; --help shows all.{nearest(str(name), known)}"
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether a key of another model has its default: the files that runs write held the keys of all models once."""
+    return any(value == default for default in _models().get(name, {}).values())
+
+
+def _build(values: dict[str, Any], given: frozenset[str], spec: ModelSpec | None = None) -> Config:
     """Fill in what follows from other keys, and check."""
     follows: dict[str, Any] = {}
     if not values.get("data_dir") and values.get("data_path"):
@@ -241,12 +337,13 @@ def _build(values: dict[str, Any], given: frozenset[str]) -> Config:
         follows["dataset"] = "list"
     if on_cloud(values, os.environ):
         follows["enable_modelarts"] = True
-    follows |= _OF_TASK.get(values.get("task"), {})
+    if spec is not None:
+        follows |= spec.for_task(values.get("task", "train")).defaults
     dataset = values.get("dataset", follows.get("dataset"))
     if dataset in CLASSES:
         follows["num_classes"] = CLASSES[dataset]
     if values.get("dynamic_loss_scale"):
         follows |= {"loss_scale": 65536.0, "drop_overflow_update": True}  # it looks for the limit by crossing it
-    config = Config(**follows | values, given=given)
-    check(config)
+    config = ((spec.options if spec else None) or Config)(**follows | values, given=given)
+    check_rules(config)
     return config

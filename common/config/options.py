@@ -1,10 +1,12 @@
 """The schema of the configuration: every key with its type, default, meaning, other spellings and limits.
 
-One flat dataclass serves all models. Each field is a YAML key and a flag (``--name``), and so is each of its aliases,
-which are the names that the old model zoo and the authors' files use. ``common/config/load.py`` fills it. Imports no
-MindSpore, so that ``--help`` and wrong options are answered at once.
+``Config`` holds what all models have; a model adds its own keys in a subclass, ``ModelSpec.options``. Each field is a YAML
+key and a flag (``--name``), and so is each of its aliases, which are the names that the old model zoo and the
+authors' files use. ``common/config/load.py`` fills it. Imports no MindSpore, so that ``--help`` and wrong options are
+answered at once.
 """
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any, Callable, Literal, Mapping, Sequence
@@ -31,26 +33,27 @@ SECTIONS = {
 def option(default: Any, help: str, *, section: str, aliases: Sequence[str] = (),
            choices: Mapping[str, Sequence[Any]] | Sequence[str] | None = None,
            convert: Callable[[Any], Any] | None = None, converted_aliases: Mapping[str, Callable] | None = None,
-           path: bool = False, ge: float | None = None, gt: float | None = None, le: float | None = None,
+           path: bool = False, unused: bool = False, ge: float | None = None, gt: float | None = None, le: float | None = None,
            lt: float | None = None) -> Any:
     """Declare one key of the configuration.
 
     Args:
         default: the value when neither YAML nor flags give one.
         help: meaning and unit, one sentence.
-        section: a key of ``SECTIONS``.
+        section: a key of ``SECTIONS``. In ``model``, a key whose default is ``None`` is an argument of the network.
         aliases: other names with the same value.
         choices: the allowed values, compared without case; a mapping also gives other spellings of each.
         convert: applied to what the user wrote, before the type is checked.
         converted_aliases: other names whose value means something else: name -> function to this key's value.
         path: a path, in which ``~`` and ``$NAME`` are expanded.
+        unused: accepted for old files, with a warning; the help does not show it.
         ge, gt, le, lt: limits (>=, >, <=, <) of a number, or of every number of a list.
     """
     spellings = choices if choices is None or isinstance(choices, Mapping) else {name: () for name in choices}
     metadata = {"help": help, "section": section, "aliases": tuple(aliases), "choices": spellings, "convert": convert,
-                "converted_aliases": dict(converted_aliases or {}), "path": path,
+                "converted_aliases": dict(converted_aliases or {}), "path": path, "unused": unused,
                 "limits": {">=": ge, ">": gt, "<=": le, "<": lt}}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, compare=not unused)
 
 
 def _section(name: str) -> Callable:
@@ -93,13 +96,12 @@ def _addresses(value: Any) -> Any:
 
 _run, _data, _augment, _model, _loss, _schedule, _optim, _saving, _evaluate, _cloud, _export = map(_section, SECTIONS)
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
-_PARTS = ("classifier", "encoder", "reconstruction")
 _TASKS = ("train", "pretrain", "finetune", "linprobe", "eval", "export", "infer", "visualize", "convert")
 
 
 @dataclass(frozen=True)
 class Config:
-    """The effective configuration of a run. Change a copy with ``dataclasses.replace``."""
+    """The effective configuration of a run: what all models share. Change a copy with ``dataclasses.replace``."""
 
     # run
     task: str = _run("train", "what is done; the entry point decides, mae/train.py follows this key", choices=_TASKS)
@@ -200,30 +202,10 @@ class Config:
     depth: int | None = _model(None, "number of blocks; none: the variant's own", aliases=("encoder_layers",), ge=1)
     depths: tuple[int, ...] | None = _model(None, "number of blocks per stage; none: the variant's own", ge=0)
     dims: tuple[int, ...] | None = _model(None, "width per stage; none: the variant's own", ge=1)
-    channels: int | None = _model(None, "ConvMLP: width of the maps before the first stage", ge=1)
-    n_conv_blocks: int | None = _model(None, "ConvMLP: blocks of convolutions before the first stage", ge=1)
     num_heads: int | tuple[int, ...] | None = _model(None, "attention heads (per stage); none: the variant's own",
                                                      aliases=("encoder_num_heads",), ge=1)
     mlp_ratio: int | float | tuple[float, ...] | None = _model(
         None, "hidden width of an MLP / width of the tokens (per stage); none: the variant's own", gt=0)
-    decoder_embed_dim: int | None = _model(None, "MAE decoder: width", aliases=("decoder_dim",), ge=1)
-    decoder_depth: int | None = _model(None, "MAE decoder: blocks", aliases=("decoder_layers",), ge=1)
-    decoder_num_heads: int | None = _model(None, "MAE decoder: heads", ge=1)
-    mask_ratio: float | None = _model(None, "MAE: share of the patches that is removed", aliases=("masking_ratio",),
-                                      gt=0, lt=1)
-    norm_pix_loss: bool | None = _model(None, "MAE: predict pixels normalised per patch", aliases=("norm_pixel_loss",))
-    global_pool: bool | None = _model(None, "ViT: mean of the patches instead of the class token; none: true, but "
-                                      "false for linprobe")
-    batchnorm_head: bool | None = _model(None, "ViT: BatchNorm without scale and shift before the head; none: for "
-                                         "linprobe")
-    layout: str | None = _model(None, "HLG: widths of the MLPs as in the authors' code for classification (head) or for "
-                                "segmentation (paper); none: head", choices=("head", "paper"))
-    dead_parameters: bool | None = _model(None, "HLG: give hlg_mobile the parameters without effect that the old zoo's "
-                                          "has; none: false")
-    norm_eps: float | None = _model(None, "epsilon of LayerNorm; none: the variant's own", gt=0)
-    soft_config_path: str = _model("", "accepted for old SOFT files; no effect, the variant says it all")
-    hlg_config_path: str = _model("", "accepted for old HLG files; no effect, the variant says it all")
-    eval_engine: str = _model("", "accepted for old files; no effect, evaluation follows the data set")
 
     # loss
     loss: str = _loss("CE", "CE cross entropy, BCE binary cross entropy, ce_smooth and ce_smooth_mixup the old zoo's "
@@ -300,9 +282,6 @@ class Config:
     resume: str = _saving("", "checkpoint of a run to continue; a run in the same ckpt_save_dir continues by itself",
                           path=True, convert=_resume)
     prefix: str = _saving("", "beginning of checkpoint names; empty: the name of the variant")
-    cb_size: int = _saving(1, "accepted for old MAE files; no effect, log_interval says how often progress is logged",
-                           ge=1)
-    sample_every: int = _saving(0, "MAE: epochs between two pictures of reconstructions; 0: none", ge=0)
 
     # evaluate
     eval_interval: int = _evaluate(1, "epochs between two evaluations", aliases=("val_interval",), ge=1)
@@ -329,8 +308,7 @@ class Config:
     file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"))
     file_name: str = _export("", "exported file, the ending may be left out; empty: the name of the variant, "
                              "beside export.py", path=True)
-    part: str = _export("classifier", "what is exported; MAE also offers encoder, images -> features, and "
-                        "reconstruction, images and noise -> pixels and mask", choices=_PARTS)
+    part: str = _export("classifier", "what is exported", choices=("classifier",))
     with_preprocess: bool = _export(False, "put the normalisation into the exported file, which then takes pixels, "
                                     "uint8 0..255")
     softmax: bool = _export(False, "put a softmax into the exported file, which then gives probabilities")
@@ -358,11 +336,25 @@ class Config:
         return self.label_smoothing if self.use_label_smooth else 0.0
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Config) if field.name != "given"}
-NETWORK_KEYS = tuple(name for name, field in FIELDS.items() if field.metadata["section"] == "model"
-                     and field.default is None and name != "drop_path_rate")
-CONVERTED = {alias: (name, function) for name, field in FIELDS.items()
-             for alias, function in field.metadata["converted_aliases"].items()}
-NAMES = ({name: name for name in FIELDS}
-         | {alias: name for name, field in FIELDS.items() for alias in field.metadata["aliases"]}
-         | {alias: name for alias, (name, _) in CONVERTED.items()})
+@functools.cache
+def fields_of(schema: type[Config]) -> dict[str, dataclasses.Field]:
+    """Return key -> field of a schema: ``Config``, or a model's subclass of it."""
+    return {field.name: field for field in dataclasses.fields(schema) if field.name != "given"}
+
+
+@functools.cache
+def names_of(schema: type[Config]) -> dict[str, str]:
+    """Return every name that a user may write -> the key that it stands for."""
+    others = {alias: name for name, field in fields_of(schema).items()
+              for alias in (*field.metadata["aliases"], *field.metadata["converted_aliases"])}
+    return {name: name for name in fields_of(schema)} | others
+
+
+@functools.cache
+def network_keys(schema: type[Config]) -> tuple[str, ...]:
+    """Return the keys that are arguments of the network: those about the model that are ``None`` unless given."""
+    return tuple(name for name, field in fields_of(schema).items() if field.metadata["section"] == "model"
+                 and field.default is None and name != "drop_path_rate")  # which every network has
+
+
+FIELDS, NAMES = fields_of(Config), names_of(Config)

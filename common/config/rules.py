@@ -3,22 +3,18 @@ import re
 from pathlib import Path
 
 from common.config.datasets import LAYOUTS
-from common.config.options import FIELDS, Config
-from common.config.values import describe_kind, within_limits
+from common.config.options import Config
 from common.errors import UserError
 
 TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
 
 
-def check(config: Config) -> None:
-    """Hold the limits of single values and the rules between them.
+def check_rules(config: Config) -> None:
+    """Check the rules between values; the limits of single ones are checked where they are read.
 
     Raises:
         UserError: naming the keys, their values and what is allowed.
     """
-    for name, field in FIELDS.items():
-        if not within_limits(field, getattr(config, name)):
-            raise UserError(f"{name}: {getattr(config, name)!r} is not {describe_kind(field)}.")
     if config.batch_size == "dynamic" and config.task != "export":
         raise UserError("batch_size: 'dynamic' is for exported files; give a whole number >= 1.")
     _check_schedule(config)
@@ -52,7 +48,7 @@ def _check_schedule(config: Config) -> None:
 
 
 def check_paths(config: Config, task: str) -> None:
-    """Hold that the paths which ``task`` reads exist, as far as that can be known before anything heavy starts.
+    """Check that the paths which ``task`` reads exist, as far as that can be known before anything heavy starts.
 
     Raises:
         UserError: naming the key, the path and what should be there.

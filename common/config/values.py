@@ -79,7 +79,7 @@ def describe_kind(field: dataclasses.Field) -> str:
     return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
 
 
-def within_limits(field: dataclasses.Field, value: Any) -> bool:
+def _within_limits(field: dataclasses.Field, value: Any) -> bool:
     """Tell whether a number, or every number of a list, lies within the limits of its field."""
     limits = field.metadata["limits"]
     numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))]
@@ -137,7 +137,7 @@ def coerce(field: dataclasses.Field, value: Any, name: str, source: str) -> Any:
         raise UserError(f"{where}: {error}.") from error
     except ValueError as error:
         raise UserError(f"{where} is not {describe_kind(field)}.{error}") from error
-    if not within_limits(field, result):
+    if not _within_limits(field, result):
         raise UserError(f"{where} is not {describe_kind(field)}.")
     if field.metadata["path"] and result:
         result = os.path.expanduser(os.path.expandvars(result))

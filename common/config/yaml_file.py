@@ -1,12 +1,12 @@
 """YAML files: strict reading, with sentences for what is wrong, and writing. Imports no MindSpore."""
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from common.config.options import FIELDS, SECTIONS, Config
+from common.config.options import SECTIONS, Config, fields_of
 from common.errors import UserError
 from common.files import write_whole
 
@@ -35,19 +35,34 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def save_config(config: Config, path: str | Path) -> None:
-    """Write the effective configuration as YAML, by section; ``load`` reads it back to an equal ``Config``."""
+def effective_text(config: Config, origins: Mapping[str, str] | None = None) -> str:
+    """Return the effective configuration as YAML, by section; read back it gives an equal ``Config``.
+
+    Args:
+        config: the configuration.
+        origins: key -> where its value comes from, shown behind it; what is missing is a default, or follows from
+            another key. ``None``: nothing is shown.
+    """
     lines = ["# The effective configuration of a run. Start it again with --config_path and this file."]
     for section, title in SECTIONS.items():
         lines += ["", f"# {title}"]
-        for name, field in FIELDS.items():
-            if field.metadata["section"] != section or (name == "lr" and config.base_lr is not None):
+        for name, field in fields_of(type(config)).items():
+            if field.metadata["section"] != section or field.metadata["unused"] or (
+                    name == "lr" and config.base_lr is not None):
                 continue  # base_lr replaces lr, and a file must not hold both
             value = getattr(config, name)
             flow = None if isinstance(value, tuple) else False  # lists in brackets, all else plain
-            lines.append(yaml.dump({name: list(value) if flow is None else value}, Dumper=_Dumper,
-                                   default_flow_style=flow, allow_unicode=True, width=10**6).rstrip("\n"))
-    write_whole(path, "\n".join(lines) + "\n")
+            line = yaml.dump({name: list(value) if flow is None else value}, Dumper=_Dumper, default_flow_style=flow,
+                             allow_unicode=True, width=10**6).rstrip("\n")
+            if origins is not None:
+                line = f"{line:40}  # {origins.get(name, 'default' if value == field.default else 'follows')}"
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write ``effective_text`` to a file."""
+    write_whole(path, effective_text(config))
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

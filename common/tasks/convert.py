@@ -10,7 +10,7 @@ import numpy as np
 
 from common.checkpoint.foreign import read, read_tensors, write_safetensors
 from common.command import refuse
-from common.config.options import NETWORK_KEYS
+from common.config.options import Config, network_keys
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
@@ -109,7 +109,7 @@ def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say:
         say(f"ignored: {len(tensors) - len(ours)}, state of the training"
             + (" and the weights before averaging" if average else ""))
     variant, settings = variant_of(spec, ours, model)
-    settings = _trained_with(meta) | settings
+    settings = _trained_with(meta, spec) | settings
     network = spec.build(variant, **settings)
     report = load_into(network, ours, path, dead=spec.dead)
     say(f"matched: {len(report.matched)}")
@@ -118,10 +118,10 @@ def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say:
     write_safetensors(out, spec.restore(ours))
 
 
-def _trained_with(meta: Mapping[str, Any]) -> dict[str, Any]:
+def _trained_with(meta: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
     """Return the arguments of the network that a checkpoint names; some, such as heads, cannot be seen in shapes."""
     held = meta.get("config", {})
-    return {key: held[key] for key in NETWORK_KEYS if held.get(key) is not None}
+    return {key: held[key] for key in network_keys(spec.options or Config) if held.get(key) is not None}
 
 
 def _say_differences(say: Say, network: Mapping[str, Sequence[int]], tensors: Mapping[str, np.ndarray]) -> None:

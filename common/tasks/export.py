@@ -5,7 +5,6 @@ from pathlib import Path
 
 from common.config.options import Config
 from common.context.device import start
-from common.errors import UserError
 from common.export.contents import Contents, Deployed
 from common.export.description import preprocessing_of
 from common.export.write import choose_format, export_network
@@ -29,8 +28,6 @@ def export(config: Config, spec: ModelSpec) -> Path:
     found = spec.export_part(config, spec) if spec.export_part else None
     if found:
         network, contents = found
-    elif config.part != "classifier":
-        raise UserError(f"part: {config.part} is not offered for {spec.name}, which has the classifier only.")
     else:
         network, _, classes = load_network(config, spec)
     if contents.part != "reconstruction" and (contents.normalization or contents.softmax):

@@ -3,6 +3,7 @@ from typing import Any
 
 from common.logger import LogStyle
 from common.spec import ModelSpec
+from convmlp.src.options import Options
 from convmlp.src.weights import architecture, convert, restore
 
 # Source: the authors' code; the sizes of table 2 of the paper. Every stage drops paths up to a tenth.
@@ -39,7 +40,7 @@ def network(image_size: Any = None, **arguments: Any):
 
 SPEC = ModelSpec(
     name="convmlp", variants=VARIANTS, network=network, convert=convert, restore=restore,
-    architecture=architecture, aliases=ALIASES, log_style=LOG_STYLE,
+    architecture=architecture, aliases=ALIASES, log_style=LOG_STYLE, options=Options,
     default_configs={"train": "config/convmlp_s_cifar10.yaml", "eval": "config/convmlp_eval.yaml",
                      "export": "config/convmlp_export.yaml"},
     uses_convolutions=True,

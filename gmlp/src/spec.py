@@ -4,6 +4,7 @@ from typing import Any
 
 from common.logger import LogStyle
 from common.spec import ModelSpec
+from gmlp.src.options import Options
 from gmlp.src.weights import architecture, convert, restore
 
 # Sizes: the paper, table 1, and timm. One minus the paper's survival probability is the drop path rate.
@@ -49,6 +50,7 @@ SPEC = ModelSpec(
     name="gmlp", variants=VARIANTS, network=network, convert=convert, restore=restore, architecture=architecture,
     layer_id=layer_id, aliases=ALIASES, display_names={"gmlp_ti": "gmlp_Ti", "gmlp_s": "gmlp_S", "gmlp_b": "gmlp_B"},
     log_style=LOG_STYLE,
+    options=Options,
     default_configs={"train": "config/gmlp_Ti.yaml", "eval": "config/gmlp_eval.yaml",
                      "export": "config/gmlp_export.yaml"},
 )

@@ -6,6 +6,7 @@ import numpy as np
 from common.errors import UserError
 from common.logger import OLD_ZOO_STYLE
 from common.spec import ModelSpec
+from hlg.src.options import Options
 from hlg.src.weights import OFFICIAL, ZOO, architecture, convert, dead, restore
 
 # Two networks that share a name. The old zoo's: its code. The authors': their code; see hlg_official for what is
@@ -73,6 +74,7 @@ def _shown(value: Any) -> str:
 
 SPEC = ModelSpec(
     name="hlg", variants=VARIANTS, network=network, convert=convert, restore=restore, log_style=OLD_ZOO_STYLE,
+    options=Options,
     default_configs={"train": "config/hlg_config.yml", "eval": "config/hlg_eval.yml",
                      "export": "config/hlg_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit, dead=dead,

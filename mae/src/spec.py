@@ -5,6 +5,7 @@ from typing import Any
 from common.errors import UserError
 from common.logger import LogStyle
 from common.spec import ModelSpec, fewer_than_two_axes
+from mae.src.options import Options
 from mae.src.weights import architecture, convert, fit, restore
 
 _ENCODERS = {
@@ -86,7 +87,8 @@ _CLASSIFIER = {
     "remark": " The mae_* networks are trained by pretrain.py and shown by visualize.py; finetune.py makes classifiers "
               "of their checkpoints."}
 _PRETRAINING = {"variants": AUTOENCODERS, "log_style": PRETRAINING_LOG_STYLE,
-                "no_weight_decay": fewer_than_two_axes}  # of tokens too: the authors' list of exceptions is empty
+                "no_weight_decay": fewer_than_two_axes,  # of tokens too: the authors' list of exceptions is empty
+                "defaults": {"scale": (0.2, 1.0), "interpolation": "bicubic"}}
 _VISUALIZING = {
     "variants": AUTOENCODERS,
     "remark": " A reconstruction needs the decoder: give a checkpoint of pretrain.py, or the authors' "
@@ -99,7 +101,9 @@ SPEC = ModelSpec(
     export_part=export_part, architecture=architecture,
     tasks=("train", "pretrain", "finetune", "linprobe"),
     per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "infer")}
-    | {"pretrain": _PRETRAINING, "visualize": _VISUALIZING},
+    | {"linprobe": _CLASSIFIER | {"defaults": {"global_pool": False, "batchnorm_head": True}},
+       "pretrain": _PRETRAINING, "visualize": _VISUALIZING},
+    options=Options,
     default_configs={"train": "config/vit-base-p16.yaml", "pretrain": "config/mae-vit-base-p16.yaml",
                      "finetune": "config/finetune-vit-base-p16.yaml", "linprobe": "config/linprobe-vit-base-p16.yaml",
                      "eval": "config/eval.yml", "export": "config/export.yml"},

@@ -15,19 +15,16 @@ from common.logger import get_logger, set_up
 from common.network import load_network
 from common.pictures.sheet import image_sheet
 from common.spec import ModelSpec
+from soft.src.options import read_positions
 from soft.src.softmax_free_vision_transformer import SOFT
 
 OUT = "soft_attention.png"
-POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.7, 0.7))  # row and column as shares of the image's height and width
 # from little to much attention: the colours at equal distances between 0 and 1
 COLOURS = np.array([(20, 20, 60), (40, 90, 200), (60, 200, 200), (250, 220, 60), (230, 40, 30)], np.float64)
 
 
-def visualize(config: Config, spec: ModelSpec, positions: Sequence[tuple[float, float]] = POSITIONS) -> Path:
-    """Draw the first image of ``config.image``: a row per position, a column per softmax-free stage.
-
-    Args:
-        positions: places that look, as shares of height and width.
+def visualize(config: Config, spec: ModelSpec) -> Path:
+    """Draw the first image of ``config.image``: a row per ``config.positions``, a column per softmax-free stage.
 
     Returns:
         The picture.
@@ -45,6 +42,7 @@ def visualize(config: Config, spec: ModelSpec, positions: Sequence[tuple[float, 
     with Image.open(file) as picture:
         array = eval_transform(config)(picture.convert("RGB"))
     path = Path(config.out or OUT)
+    positions = read_positions(config.positions)
     draw(attention_maps(network, array, positions), shown(array, config), positions, path)
     logger.info(f"{file.name}: attention of {len(positions)} places in three stages: {path}")
     return path

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.logger import OLD_ZOO_STYLE
 from common.spec import ModelSpec
+from soft.src.options import Options
 from soft.src.weights import architecture, convert, restore
 
 # name: (dims, heads, depths). Source: the authors' code, which differs from their paper in one place: its "small" has
@@ -59,6 +60,7 @@ def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
 SPEC = ModelSpec(
     name="soft", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
     log_style=LOG_STYLE,
+    options=Options,
     default_configs={"train": "config/SOFT_config.yml", "eval": "config/SOFT_eval.yml",
                      "export": "config/SOFT_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit,

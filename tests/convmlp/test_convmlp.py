@@ -10,8 +10,7 @@ import pytest
 from entry import ROOT
 from golden import Golden, Module, check_classifier
 
-from common.config.load import from_mapping, load_config
-from common.config.yaml_file import read_yaml
+from common.config.load import from_file, from_mapping, load_config
 from common.errors import UserError
 from common.lr import schedule
 from convmlp.src.spec import SPEC
@@ -275,8 +274,7 @@ def test_biases_and_norms_are_not_decayed_and_kernels_are():
 
 def shipped(name: str, *flags: str):
     """Read a shipped file as the entry points do; its data need not be there."""
-    values = read_yaml(CONFIGS / name)
-    return from_mapping(values | dict(flags), name)
+    return from_file(CONFIGS / name, SPEC, **dict(flags))
 
 
 def test_all_recipes_of_the_issue_are_there():

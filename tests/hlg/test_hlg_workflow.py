@@ -5,16 +5,16 @@ import re
 import numpy as np
 import pytest
 import yaml
+from entry import ROOT, check_old_zoo_lines, run, sentence
+from golden_rule import fill
 from PIL import Image
 
 from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.checkpoint.foreign import read_tensors, write_safetensors
 from common.checkpoint.weights import network_tensors, weights_of
-from common.config.load import from_mapping
+from common.config.load import from_file
 from common.config.yaml_file import read_yaml
 from common.main import main
-from entry import ROOT, check_old_zoo_lines, run, sentence
-from golden_rule import fill
 from hlg.src.spec import SPEC
 
 # two stages: a map of 7 x 7 tokens, one of 4 x 4; of the authors' networks maps of 14 x 14 and 7 x 7
@@ -48,7 +48,7 @@ def test_help_works_from_everywhere(entry):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "hlg/config").glob("*.yml")), ids=lambda path: path.name)
 def test_shipped_file_names_a_variant_and_begins_with_what_it_is_for(path):
-    assert SPEC.variant(from_mapping(read_yaml(path), path.name).model)
+    assert SPEC.variant(from_file(path, SPEC).model)
     header = path.read_text().split("\n\n")[0]
     assert "Command, in hlg/" in header or "Start file hlg/train.py" in header
     assert "Hardware:" in header
@@ -60,21 +60,21 @@ def test_files_that_the_original_instructions_name_are_there():
 
 
 def test_original_file_gives_the_configuration_that_is_shipped():
-    shipped = from_mapping(read_yaml(ROOT / "hlg/config/hlg_cloud.yml"), "shipped")
-    assert from_mapping(read_yaml(ORIGINAL), "original") == shipped
+    shipped = from_file(ROOT / "hlg/config/hlg_cloud.yml", SPEC)
+    assert from_file(ORIGINAL, SPEC) == shipped
 
 
 def test_basic_file_has_the_recipe_of_the_original_one():
     names = ("model", "num_classes", "epochs", "lr", "min_lr", "warmup_epochs", "scheduler", "opt", "weight_decay",
              "no_weight_decay_filter", "loss", "label_smoothing", "mixup", "auto_augment", "scale", "batch_size")
-    cloud, basic = (from_mapping(read_yaml(ROOT / "hlg/config" / f"hlg_{name}.yml"), name)
+    cloud, basic = (from_file(ROOT / "hlg/config" / f"hlg_{name}.yml", SPEC)
                     for name in ("cloud", "config"))
     assert all(getattr(cloud, name) == getattr(basic, name) for name in names)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium", "large"])
 def test_recipes_of_the_authors_networks_have_their_rates_for_1024_images(size):
-    config = from_mapping(read_yaml(ROOT / f"hlg/config/hlg_{size}_avgpool.yml"), size)
+    config = from_file(ROOT / f"hlg/config/hlg_{size}_avgpool.yml", SPEC)
     assert config.base_lr * 1024 / 256 == pytest.approx(5e-4 * 1024 / 512)
     assert (config.min_lr, config.lr_init) == pytest.approx((5e-6 * 2, 5e-7 * 2))
     assert (config.clip_value, config.ema_decay, config.drop_path_rate, config.norm_eps) == (5.0, 0.99996, 0.2, 1e-5)

@@ -328,13 +328,12 @@ def test_loss_is_that_of_removed_patches_in_the_order_row_column_channel_with_un
 
 
 def test_pixel_normalisation_of_the_configuration_reaches_the_network():
-    from common.config.load import from_mapping
-    from common.config.yaml_file import read_yaml
+    from common.config.load import from_file
     from common.network import build_network
 
     path = DATA / "seed_mae-vit-base-p16.yaml"
     small = {"encoder_layers": 1, "decoder_layers": 1, "encoder_dim": 48, "decoder_dim": 32, "decoder_num_heads": 2}
-    config = from_mapping(read_yaml(path) | small | {"model": "mae_vit_base_patch16"}, path.name)
+    config = from_file(path, SPEC, model="mae_vit_base_patch16", **small)
     network = build_network(config, SPEC.for_task("pretrain"))
     assert network.norm_pix_loss is True and network.kept == 49
     assert (len(network.blocks), len(network.decoder_blocks), network.cls_token.shape) == (1, 1, (1, 1, 48))
@@ -342,24 +341,21 @@ def test_pixel_normalisation_of_the_configuration_reaches_the_network():
 
 
 def test_original_file_gives_the_pretraining_that_we_ship_but_for_the_place_of_data_and_device():
-    from common.config.load import from_mapping
-    from common.config.options import FIELDS
-    from common.config.yaml_file import read_yaml
+    from common.config.load import from_file
+    from common.config.options import fields_of
 
-    ours = from_mapping(read_yaml(CONFIGS / "mae-vit-base-p16.yaml"), "ours")
-    theirs = from_mapping(read_yaml(DATA / "seed_mae-vit-base-p16.yaml") | {"task": "pretrain", "model": ours.model},
-                          "theirs")
-    different = {name for name in FIELDS if getattr(ours, name) != getattr(theirs, name)}
+    ours = from_file(CONFIGS / "mae-vit-base-p16.yaml", SPEC)
+    theirs = from_file(DATA / "seed_mae-vit-base-p16.yaml", SPEC, task="pretrain", model=ours.model)
+    different = {name for name in fields_of(type(ours)) if getattr(ours, name) != getattr(theirs, name)}
     assert different == {"data_dir", "data_path", "img_ids", "dataset", "device_id"}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_file_fits_the_variant_that_it_names(path):
-    from common.config.load import from_mapping, network_arguments
-    from common.config.yaml_file import read_yaml
+    from common.config.load import from_file, network_arguments
     from common.lr import peak_lr
 
-    config = from_mapping(read_yaml(path), path.name)
+    config = from_file(path, SPEC)
     spec = SPEC.for_task(config.task)
     variant = spec.variants[spec.variant(config.model)]
     if "digits" not in path.name:

@@ -4,12 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from entry import ROOT, check_old_zoo_lines, run, sentence
 from PIL import Image
 
 from common.checkpoint.foreign import read_tensors, write_safetensors
-from common.config.load import from_mapping
-from common.config.yaml_file import read_yaml
-from entry import ROOT, check_old_zoo_lines, run, sentence
+from common.config.load import from_file
 from soft.src.spec import SPEC
 
 SIZES = {"dims": (8, 16, 16, 16), "num_heads": (1, 2, 2, 2), "depths": (1, 1, 1, 1)}
@@ -29,15 +28,15 @@ def test_help_works_from_everywhere(entry):
                                   "SOFT_huge.yml", "SOFT_digits.yml"])
 def test_shipped_file_names_a_variant_and_begins_with_what_it_is_for(name):
     path = ROOT / "soft/config" / name
-    assert SPEC.variant(from_mapping(read_yaml(path), name).model)
+    assert SPEC.variant(from_file(path, SPEC).model)
     header = path.read_text().split("\n\n")[0]
     assert "Command, in soft/" in header or "Start file soft/train.py" in header
     assert "Hardware:" in header
 
 
 def test_original_file_gives_the_configuration_that_is_shipped():
-    shipped = from_mapping(read_yaml(ROOT / "soft/config/SOFT_tiny_cloud_graph_ascend_O3.yml"), "shipped")
-    assert from_mapping(read_yaml(ROOT / "tests/data/seed_SOFT_tiny.yml"), "seed") == shipped
+    shipped = from_file(ROOT / "soft/config/SOFT_tiny_cloud_graph_ascend_O3.yml", SPEC)
+    assert from_file(ROOT / "tests/data/seed_SOFT_tiny.yml", SPEC) == shipped
 
 
 @pytest.mark.slow
