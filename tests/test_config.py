@@ -1,5 +1,6 @@
 """Configuration: YAML and flags to one checked set of values, and a sentence for every mistake."""
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -71,6 +72,76 @@ def test_shipped_file_loads(path):
 def test_shipped_file_uses_standard_names_and_has_a_header(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
     assert [key for key in read_yaml(path) if key not in {"base", *fields_of(spec_of(path).options)}] == []
+
+
+EXPECTED = json.loads((DATA / "shipped_configurations.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_file_means_what_it_meant_before_files_had_bases(path):
+    """The table holds, of every file, the values that were not the schema's defaults."""
+    config = of_file(path)
+    fields = {name: field for name, field in fields_of(type(config)).items() if not field.metadata["unused"]}
+    expected = {name: field.default for name, field in fields.items()} | EXPECTED[f"{path.parts[-3]}/{path.name}"]
+    assert {name: getattr(config, name) for name in fields} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_file_says_only_what_its_base_and_the_defaults_do_not(path):
+    """But for the three keys that say at a glance what a recipe is."""
+    whole, values = of_file(path), read_yaml(path)
+    for key in set(values) - {"base", "task", "model"}:
+        rest = {name: value for name, value in values.items() if name != key}
+        Path(path.name).write_text(yaml.safe_dump(rest | (
+            {"base": str(path.parent / rest["base"])} if "base" in rest else {})), encoding="utf-8")
+        try:
+            assert from_file(path.name, spec_of(path)) != whole, key
+        except UserError:
+            pass  # it does not even hold without the key
+
+
+# One file on the ground of another.
+
+def test_a_file_wins_over_its_base_key_by_key():
+    write("dataset: digits\nepochs: 3\nbase_lr: 0.1\n", "folder/ground.yaml")
+    config = run("--config", write("base: ground.yaml\nmax_epoch: 4\nlr: 0.2\n", "folder/recipe.yaml"))
+    assert (config.dataset, config.epochs, config.lr, config.base_lr) == ("digits", 4, 0.2, None)
+    assert config.given == {"dataset", "epochs", "lr"}
+
+
+@pytest.mark.parametrize("ground, base, parts", [
+    (None, "ground.yaml", ["base: 'ground.yaml' (recipe.yaml)", "no such file"]),
+    (None, "recipe.yaml", ["base: 'recipe.yaml'", "this file itself"]),
+    (None, "''", ["base: ''", "no such file"]),
+    ("base: recipe.yaml", "ground.yaml", ["base: 'ground.yaml'", "has a base itself, 'recipe.yaml'", "one level"]),
+    ("epochs: none", "ground.yaml", ["epochs: 'none' (ground.yaml)"]),
+    ("", "ground.yaml", ["ground.yaml is empty"])])
+def test_mistake_about_a_base_is_one_sentence(ground, base, parts):
+    if ground is not None:
+        write(ground, "ground.yaml")
+    message = sentence("--config_path", write(f"base: {base}\n", "recipe.yaml"))
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_print_config_shows_every_key_with_its_origin_and_exits_with_0(capsys):
+    write("dataset: folder\nepochs: 3\nlr: 0.1\nmodel: gmlp_s\n", "ground.yaml")
+    path = write("base: ground.yaml\nepochs: 4\ndata_dir: not/there\n", "recipe.yaml")
+    with pytest.raises(SystemExit) as end:
+        run("--config", path, "--lr", "0.2", "--print_config", "--dataset", "cifar10")
+    text = capsys.readouterr().out
+    origins = {line.partition(":")[0]: line.rpartition("  # ")[2] for line in text.splitlines() if re.match(r"\w", line)}
+    assert end.value.code == 0 and list(origins) == list(FIELDS)
+    chosen = ("model", "epochs", "lr", "dataset", "num_classes", "seed")
+    assert [origins[name] for name in chosen] == [
+        "base ground.yaml", "recipe.yaml", "command line", "command line", "follows", "default"]
+    assert yaml.safe_load(text)["lr"] == 0.2
+
+
+def test_print_config_names_the_checkpoint_that_says_what_was_trained(capsys):
+    with pytest.raises(SystemExit):
+        run("--ckpt_path", write("", "best.ckpt"), "--print_config", task="eval", trained_with=trained_with)
+    assert re.search(r"^image_size: 32 +# best.ckpt$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_original_gmlp_file_gives_the_config_that_we_ship():
