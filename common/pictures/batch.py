@@ -22,10 +22,10 @@ def show_batch(argv: Sequence[str]) -> str:
     Raises:
         UserError: for any mistake in the command line, the configuration or the data.
     """
-    own, config = read_command("common.pictures batch", "Draw a batch of images as a training, or its evaluation, gets "
-                               "it.", argv, {
+    about = "Draw a batch of images as a training, or its evaluation, gets it."
+    own, config = read_command("common.pictures batch", about, argv, {
         "split": {"choices": ("train", "eval"), "default": "train", "help": "default: %(default)s"},
-        "batch": {"type": whole_number(0), "default": 0, "help": "number of the batch, counted from 0 through all epochs"},
+        "batch": {"type": whole_number(0), "default": 0, "help": "number of the batch, from 0 through all epochs"},
         "count": {"type": whole_number(1), "default": 32, "help": "most images to draw, default: %(default)s"}})
     from common.dataset.batches import EvalBatches, TrainBatches  # which bring MindSpore
 

@@ -5,16 +5,16 @@ Imports without MindSpore.
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import ImageColor
 
-from common.pictures.chart import BLUE, FRAME, GRID, ORANGE, TEXT
-from common.pictures.text import fit_text, font, text_width
+from common.pictures.figure import TITLE_SIZE, Figure, open_figure
+from common.pictures.style import BLUE, GRID, NOTE, ORANGE, TEXT
 
 ALL_CLASSES = 24  # so many are drawn completely
 MOST_CONFUSED = 20  # of more classes, so many are drawn
 OTHER = "other classes"
-CELL, GAP, LABEL, LETTERS = 36, 16, 170, 14  # pixels: a cell, the margin, the longest label, height of the font
-ROW_TITLE, COLUMN_TITLE, NOTE = "true class", "predicted class", "colour: share of the images of the row"
+CELL, LABEL = 0.42, 32  # inches of a cell, and letters of the longest label
+NOTICE = "colour: share of the images of the row"
 
 
 def most_confused(matrix: np.ndarray, count: int = MOST_CONFUSED) -> list[int]:
@@ -38,7 +38,7 @@ def most_confused(matrix: np.ndarray, count: int = MOST_CONFUSED) -> list[int]:
     return chosen
 
 
-def draw_confusion(matrix: np.ndarray, names: Sequence[str], unanswered: int = 0) -> Image.Image:
+def draw_confusion(matrix: np.ndarray, names: Sequence[str], unanswered: int = 0) -> Figure:
     """Draw a confusion matrix; right answers are blue, mistakes orange.
 
     Args:
@@ -46,86 +46,45 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], unanswered: int = 0
             are classes (P > K).
         names: of the P columns, of which the first K are those of the rows.
         unanswered: images for which the network named no class.
-
-    Returns:
-        An RGB image.
     """
     total, right = int(matrix.sum()) + unanswered, int(np.trace(matrix))
     title = f"{100 * right / max(total, 1):.2f} % of {total} images are right"
     if matrix.shape[1] <= ALL_CLASSES:
-        return _Table(matrix, np.eye(*matrix.shape, dtype=bool), list(names[:len(matrix)]), list(names), title).draw()
+        return _draw_table(matrix, names[:len(matrix)], names, title)
     chosen = most_confused(matrix)
     if not chosen:
-        return message(f"{title}: no class is taken for another.")
+        return open_figure(7, 0.5, f"{title}: no class is taken for another.")
     part = matrix[np.ix_(chosen, chosen)]
     part = np.column_stack([part, matrix[chosen].sum(1) - part.sum(1)])
     labels = [names[index] for index in chosen]
-    return _Table(part, np.eye(*part.shape, dtype=bool), labels, [*labels, OTHER],
-                  f"{title}; the {len(chosen)} most confused of {len(matrix)} classes").draw()
+    title += f"\nthe {len(chosen)} most confused of {len(matrix)} classes"
+    return _draw_table(part, labels, [*labels, OTHER], title)
 
 
-def message(text: str) -> Image.Image:
-    """Return a picture of one line of text."""
-    image = Image.new("RGB", (round(text_width(text, 18)) + 2 * GAP, 50), "white")
-    ImageDraw.Draw(image).text((GAP, 25), text, fill=TEXT, font=font(18), anchor="lm")
-    return image
-
-
-class _Table:
-    """A matrix with labelled rows and columns. All coordinates are pixels."""
-
-    def __init__(self, matrix: np.ndarray, right: np.ndarray, rows: list[str], columns: list[str], title: str):
-        self.matrix, self.right, self.title = matrix, right, title
-        self.rows, self.columns = ([fit_text(name, LETTERS, LABEL) for name in names] for names in (rows, columns))
-        widths = [[text_width(name, LETTERS) for name in names] for names in (self.rows, self.columns)]
-        self.upright = max(widths[1]) > CELL - 6  # the column labels are turned
-        self.left = round(2 * GAP + 24 + max(widths[0]))
-        self.top = round(GAP + 3 * 26 + (max(widths[1]) if self.upright else LETTERS) + 8)
-        size = (self.left + CELL * matrix.shape[1] + GAP, self.top + CELL * matrix.shape[0] + GAP)
-        needed = [text_width(text, size) for text, size in ((title, 18), (NOTE, 13), (COLUMN_TITLE, LETTERS))]
-        width = round(max(size[0], 2 * GAP + max(needed[:2]), self.left + needed[2] + GAP))
-        height = round(max(size[1], self.top + text_width(ROW_TITLE, LETTERS) + GAP))
-        self.image = Image.new("RGB", (width, height), "white")
-        self.pen = ImageDraw.Draw(self.image)
-
-    def draw(self) -> Image.Image:
-        """Draw everything and return the picture."""
-        self.pen.text((GAP, GAP), self.title, fill=TEXT, font=font(18))
-        self.pen.text((GAP, GAP + 26), NOTE, fill=FRAME, font=font(13))
-        self.pen.text((self.left, GAP + 52), COLUMN_TITLE, fill=FRAME, font=font(LETTERS))
-        self.turned(ROW_TITLE, (GAP, self.top), FRAME)
-        for row, name in enumerate(self.rows):
-            middle = self.top + (row + 0.5) * CELL
-            self.pen.text((self.left - 8, middle), name, fill=TEXT, font=font(LETTERS, name), anchor="rm")
-        for column, name in enumerate(self.columns):
-            middle = self.left + (column + 0.5) * CELL
-            if self.upright:
-                self.turned(name, (round(middle - LETTERS / 2 - 2), self.top - 8 - self.length(name)), TEXT)
-            else:
-                self.pen.text((middle, self.top - 10), name, fill=TEXT, font=font(LETTERS, name), anchor="ms")
-        shares = self.matrix / np.maximum(self.matrix.sum(1, keepdims=True), 1)
-        for (row, column), count in np.ndenumerate(self.matrix):
-            self.cell(row, column, int(count), float(shares[row, column]))
-        return self.image
-
-    def cell(self, row: int, column: int, count: int, share: float) -> None:
-        """Draw one cell; faint colours are lifted, so that a single mistake among many images is seen."""
-        left, top = self.left + column * CELL, self.top + row * CELL
-        strength = 0.12 + 0.88 * share if count else 0.0
-        full = ImageColor.getrgb(BLUE if self.right[row, column] else ORANGE)
-        color = tuple(round(255 + strength * (channel - 255)) for channel in full)
-        self.pen.rectangle((left, top, left + CELL, top + CELL), fill=color, outline=GRID)
+def _draw_table(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+    """Draw counts (R, C); those of the main diagonal are right. The labels stand around the figure's own area."""
+    height, width = matrix.shape
+    figure = open_figure(CELL * width, CELL * height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    strength = np.where(matrix > 0, 0.12 + 0.88 * shares, 0)[..., None]  # a single mistake among many images is seen
+    full = np.where(np.eye(height, width, dtype=bool)[..., None], ImageColor.getrgb(BLUE), ImageColor.getrgb(ORANGE))
+    axes.pcolormesh(1 + strength * (full / 255 - 1), edgecolors=GRID, linewidth=0.8)
+    for (row, column), count in np.ndenumerate(matrix):
         if count:
-            text = str(count) if count < 10000 else f"{count / 1000:.0f}k"
-            self.pen.text((left + CELL / 2, top + CELL / 2), text, fill="white" if strength > 0.55 else TEXT,
-                          font=font(13), anchor="mm")
-
-    def length(self, text: str) -> int:
-        """Return the width of a label."""
-        return round(text_width(text, LETTERS)) + 2
-
-    def turned(self, text: str, place: tuple[int, int], color: str) -> None:
-        """Write a text from bottom to top; ``place`` is the upper left corner."""
-        strip = Image.new("RGB", (self.length(text), LETTERS + 6), "white")
-        ImageDraw.Draw(strip).text((1, 1), text, fill=color, font=font(LETTERS, text))
-        self.image.paste(strip.transpose(Image.Transpose.ROTATE_90), place)
+            axes.text(column + 0.5, row + 0.5, str(count) if count < 10000 else f"{count / 1000:.0f}k", fontsize=9,
+                      ha="center", va="center", color="white" if strength[row, column] > 0.55 else TEXT)
+    rows, columns = ([name if len(name) <= LABEL else name[:LABEL - 1] + "…" for name in names]
+                     for names in (rows, columns))
+    axes.set_yticks(np.arange(height) + 0.5, rows)
+    axes.set_xticks(np.arange(width) + 0.5, columns, rotation=90 if max(map(len, columns)) > 3 else 0)
+    axes.invert_yaxis()
+    axes.tick_params(length=0, labelsize=10, colors=TEXT, labeltop=True, labelbottom=False)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("predicted class", color=NOTE, loc="left")
+    axes.set_ylabel("true class", color=NOTE, loc="top")
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=TITLE_SIZE, fontweight="bold", color=TEXT, loc="left", pad=12)
+    figure.text(0, -0.1 / (CELL * height), NOTICE, fontsize=9, color=NOTE, va="top")
+    return figure

@@ -9,9 +9,10 @@ import numpy as np
 from common.dataset.classes import names_for
 from common.files import write_rows
 from common.metric import UNANSWERED, UNREAD, Answers
-from common.pictures.confusion import draw_confusion, message
-from common.pictures.sheet import TILE, image_sheet, short_names, with_share
-from common.pictures.text import write_picture
+from common.pictures.confusion import draw_confusion
+from common.pictures.figure import can_draw, write_figure
+from common.pictures.sheet import TILE, image_sheet, one_line, short_names, with_share
+from common.pictures.style import write_picture
 
 FILES = ("confusion.png", "mistakes.png", "classes.csv", "mistakes.csv")
 DRAWN_MISTAKES, COLUMNS = 24, 6
@@ -31,7 +32,8 @@ def write_report(answers: Answers, folder: Path) -> None:
                _class_rows(matrix, answers, names))
     write_rows(folder / "mistakes.csv", ("image", "class", "name", "predicted_class", "predicted_name", "probability"),
                _mistake_rows(answers, mistakes, names))
-    write_picture(draw_confusion(matrix, names, unanswered), folder / "confusion.png")
+    if can_draw(str(folder / "confusion.png")):
+        write_figure(draw_confusion(matrix, names, unanswered), folder / "confusion.png")
     draw_mistakes(answers, mistakes, names, folder / "mistakes.png")
 
 
@@ -44,7 +46,7 @@ def draw_mistakes(answers: Answers, mistakes: Sequence[int], names: Sequence[str
     count = int((answers.predicted != UNREAD).sum())
     title = f"{len(mistakes)} of {count} images are wrong"
     if not len(mistakes):
-        write_picture(message(f"{title}."), path)
+        write_picture(one_line(f"{title}."), path)
         return
     shown = [int(index) for index in mistakes[:DRAWN_MISTAKES]]
     said = [names[answers.predicted[index]] if answers.predicted[index] >= 0 else "no answer" for index in shown]

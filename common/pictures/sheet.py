@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 
 from common.dataset.images import load_image
 from common.errors import UserError
-from common.pictures.chart import BLUE, GRID, TEXT
-from common.pictures.text import fit_text, font, legible, text_width, write_picture
+from common.pictures.style import BLUE, GRID, TEXT, fit_text, font, legible, text_width, write_picture
 
 SHOWN_AT_MOST = 200  # images of a sheet of predictions
 LETTERS = 14  # pixels, height of the captions of a sheet
@@ -116,6 +115,13 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
             pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
                      font=font(LETTERS, text), anchor="ma")
     write_picture(sheet, path)
+
+
+def one_line(text: str) -> Image.Image:
+    """Return a picture of one line of text, where there is no image to show."""
+    image = Image.new("RGB", (round(text_width(text, 18)) + 32, 50), "white")
+    ImageDraw.Draw(image).text((16, 25), legible(text), fill=TEXT, font=font(18, text), anchor="lm")
+    return image
 
 
 def _fit_image(image: Image.Image, size: int) -> Image.Image:

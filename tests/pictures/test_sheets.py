@@ -1,7 +1,9 @@
-"""Pictures that people look at: what is drawn where, what is written beside it, and what happens when it cannot be."""
+"""Confusion matrices, reports, sheets of images and schedules: what is drawn where, and what is written beside it."""
 import csv
 import json
 import logging
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,12 @@ from common.main import main
 from common.metric import UNANSWERED, UNREAD, Answers
 from common.network import build_network
 from common.pictures.batch import captions_of, show_batch
-from common.pictures.chart import BLUE, GREEN, GRID, HEADING, LEGEND_ROW, MARGINS, ORANGE, PURPLE, SHADE
-from common.pictures.confusion import CELL, draw_confusion, most_confused
+from common.pictures.confusion import draw_confusion, most_confused
+from common.pictures.figure import write_figure
 from common.pictures.report import FILES, write_report
-from common.pictures.schedule import show_schedule
-from common.pictures.sheet import TILE, prediction_sheet, short_names, with_share
+from common.pictures.schedule import draw_schedule, show_schedule
+from common.pictures.sheet import TILE, image_sheet, prediction_sheet, short_names, with_share
+from common.pictures.style import BLUE, GRID, ORANGE, _font_name, fit_text, font, legible, text_width
 from common.predict import Candidate, Result
 from gmlp.src.spec import SPEC
 
@@ -48,23 +51,28 @@ def noise(count, size=8, seed=0):
 # confusion matrix
 
 def test_every_cell_has_its_count_s_colour():
-    image = draw_confusion(np.array([[8, 2], [0, 5]]), ["cat", "dog"])
-    right, wrong = near(image, BLUE), near(image, ORANGE)
-    assert right.sum() > 0.6 * CELL * CELL and not wrong.any()  # 5 of 5 is the full colour, 2 of 10 a faint one
-    rows, columns = np.nonzero(right)
-    left, top = columns.max() - 2 * CELL, rows.max() - 2 * CELL + 1
-    faint = tuple(round(255 + (0.12 + 0.88 * 0.2) * (channel - 255)) for channel in ImageColor.getrgb(ORANGE))
-    assert near(image.crop((left + CELL + 2, top + 2, left + 2 * CELL - 2, top + 8)), faint, 3).all()
-    assert near(image.crop((left + 2, top + CELL + 3, left + CELL - 2, top + 2 * CELL - 3)), "white", 1).all()
+    axes, = draw_confusion(np.array([[8, 2], [0, 5]]), ["cat", "dog"]).axes
+    colors = axes.collections[0].get_array().reshape(4, 3)
+    blue, orange = np.array(ImageColor.getrgb(BLUE)) / 255, np.array(ImageColor.getrgb(ORANGE)) / 255
+    strengths = [0.12 + 0.88 * share for share in (0.8, 0.2)]  # 5 of 5 is the full colour, 2 of 10 a faint one
+    expected = [1 + strengths[0] * (blue - 1), 1 + strengths[1] * (orange - 1), np.ones(3), blue]
+    assert np.allclose(colors, expected)
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
+        ((0.5, 0.5), "8"), ((1.5, 0.5), "2"), ((1.5, 1.5), "5")]
+    assert axes.yaxis_inverted()
 
 
-@pytest.mark.parametrize("classes, cells", [(2, 2), (10, 10), (24, 24), (25, 21), (1000, 21)])
-def test_the_matrix_stays_legible_for_any_number_of_classes(classes, cells):
+@pytest.mark.parametrize("name", ["a class with a rather long name, number {}", "一个名字很长的类别，编号{}", "{}"])
+@pytest.mark.parametrize("classes, cells", [(2, 2), (24, 24), (25, 21), (1000, 21)])
+def test_the_matrix_stays_legible_for_any_number_of_classes(classes, cells, name):
     matrix = np.eye(classes, dtype=int) * 40 + np.roll(np.eye(classes, dtype=int), 1, axis=1)
-    names = [f"a class with a rather long name, number {number}" for number in range(classes)]
-    image = draw_confusion(matrix, names)
-    assert image.width < 420 + cells * CELL and image.height < 420 + cells * CELL
-    assert image.width >= cells * CELL
+    figure = draw_confusion(matrix, [name.format(number) for number in range(classes)])
+    write_figure(figure, "x.png")
+    axes, = figure.axes
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) >= cells - 1 and not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:]))
+    assert max(figure.get_tightbbox().size) < 6 + 0.42 * cells  # inches
 
 
 def test_the_most_confused_classes_stand_side_by_side():
@@ -156,6 +164,14 @@ def test_a_report_without_mistakes_and_one_of_a_thousand_classes():
     assert Image.open("many/mistakes.png").width == 6 * (TILE + 14) + 14  # six images in a row
 
 
+def test_without_matplotlib_a_report_is_complete_but_for_the_matrix(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    answers = Answers(samples_of([0, 1], "ab"), 2, Runtime())
+    answers.collect(0, np.array([0, 1]), np.array([0, 0], np.int32), np.ones(2, np.float32))
+    write_report(answers, make_folder("report", "report"))
+    assert {path.name for path in Path("report").iterdir()} == set(FILES) - {"confusion.png"}
+
+
 def test_a_report_that_has_no_place_is_refused_before_the_evaluation():
     Path("file").write_text("")
     with pytest.raises(UserError, match="report: file/x cannot be made a folder"):
@@ -205,6 +221,59 @@ def test_captions_keep_the_share_and_the_end_of_a_path():
     assert short_names(["/data/val/cat/7.png", "x/" * 40 + "photograph of a holiday that never ended.jpg"]) == [
         "data/val/cat/7.png", short_names(["photograph of a holiday that never ended.jpg"])[0]]
     assert short_names(["photograph of a holiday that never ended.jpg"])[0].startswith("…")
+
+
+# sheets
+
+def where(image, color):
+    """Rows and columns of the pixels of about this colour."""
+    return np.nonzero(near(image, color))
+
+
+def test_a_sheet_shows_the_images_in_rows(tmp_path):
+    colors = ["#ff0000", "#00ff00", "#0000ff", "#ff00ff", "#00ffff"]
+    images = [Image.new("RGB", (8, 8), color) for color in colors]
+    image_sheet(images, ["one\nfirst", "two", "a caption that is much longer than the picture is wide", "", "five"],
+                tmp_path / "sheet.png", columns=3, size=100)
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    centres = []
+    for color in colors:
+        rows, columns = where(sheet, color)
+        assert len(rows) == 100 * 100
+        centres.append((rows.mean(), columns.mean()))
+    assert centres[0][0] == centres[1][0] == centres[2][0] < centres[3][0] == centres[4][0]
+    assert centres[0][1] == centres[3][1] < centres[1][1] == centres[4][1] < centres[2][1]
+
+
+def test_a_sheet_keeps_proportions_and_any_mode(tmp_path):
+    image_sheet([Image.new("L", (400, 100), 0), Image.new("RGBA", (20, 40), (255, 0, 0, 255))], ["wide", "high"],
+                tmp_path / "sheet.png", columns=2, size=80)
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    rows, columns = where(sheet.crop((0, 0, 100, 94)), "#000000")
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 80)
+    rows, columns = where(sheet, "#ff0000")
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (80, 40)
+
+
+def test_a_sheet_needs_one_caption_per_image(tmp_path):
+    with pytest.raises(ValueError, match="1 images and 2 captions"):
+        image_sheet([Image.new("RGB", (8, 8))], ["a", "b"], tmp_path / "sheet.png")
+
+
+def test_names_in_other_letters_get_another_font_or_lose_their_accents(monkeypatch):
+    assert font(14, "plain…").getname() == font(14).getname()
+    monkeypatch.setattr("common.pictures.style.SYSTEM_FONTS", ("no-such-font.ttf",))
+    _font_name.cache_clear()
+    assert (legible("Café Å"), legible("plain…")) == ("Cafe A", "plain…")
+    assert text_width("Café", 14) == text_width("Cafe", 14)
+    _font_name.cache_clear()
+
+
+@pytest.mark.parametrize("keep_end, start, end", [(False, "a long", "…"), (True, "…", "name.png")])
+def test_text_is_cut_to_a_width(keep_end, start, end):
+    text = fit_text("a long name of a file with the name.png", 14, 100, keep_end)
+    assert text.startswith(start) and text.endswith(end) and 80 < text_width(text, 14) <= 100
+    assert fit_text("short", 14, 100, keep_end) == "short"
 
 
 # what training gets
@@ -264,34 +333,32 @@ def test_every_kind_of_data_set_is_shown(arguments, words, data, monkeypatch):
 
 def test_a_schedule_is_told_in_numbers_and_drawn():
     said = show_schedule(["--epochs", "20", "--warmup_epochs", "5", "--lr", "0.002", "--min_lr", "1e-5",
-                               "--batch_size", "64", "--images", "1437", "--out", "s.png"])
-    assert "20 epochs of 22 steps, 64 images in each step" in said
+                          "--batch_size", "64", "--images", "1437", "--out", "s.svg"])
+    assert "20 epochs of 22 steps, 64 images in each step" in said and Path("s.svg").read_text().startswith("<?xml")
     assert [line.split() for line in said.splitlines()[1:3]] == [
         ["start", "step", "0", "epoch", "0.00", "learning", "rate", "0"],
         ["peak", "step", "110", "epoch", "5.00", "learning", "rate", "0.002"]]
-    with Image.open("s.png") as picture:
-        top = HEADING + LEGEND_ROW + MARGINS[1]
-        area = picture.convert("RGB").crop((MARGINS[0], top, picture.width, picture.height))
-    centres = {color: [values.mean() for values in np.nonzero(near(area, color))] for color in (GREEN, ORANGE, PURPLE)}
-    (low, left), (high, middle), (_, right) = centres[GREEN], centres[ORANGE], centres[PURPLE]
-    assert high < low and (middle - left) / (right - left) == pytest.approx(5 / (439 / 22), abs=0.01)
-    shaded = near(area, SHADE, 3)[round(high) + 20]
-    assert shaded[round(left) + 3:round(left) + 9].all() and not shaded[round(middle) + 9:].any()
+
+
+def test_the_drawn_schedule_names_its_ends_its_peak_and_its_warm_up():
+    config = from_mapping({"epochs": 4, "warmup_epochs": 1, "cooldown_epochs": 0, "image_size": 32}, "test")
+    axes, = draw_schedule(config, np.array([0, 1, 2, 1.5, 1, 0.5, 0.25, 0.125]), 2, "").axes
+    curve, *dots = axes.lines
+    assert curve.get_xdata().tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
+    assert [(dot.get_label(), dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [
+        ("start 0", 0, 0), ("peak 2", 1, 2), ("end 0.125", 3.5, 0.125)]
+    span, = axes.patches
+    assert (span.get_label(), span.get_x(), span.get_width()) == ("warm-up, 1 epoch", 0, 1)
+    axes, = draw_schedule(replace(config, warmup_epochs=0), np.ones(8), 2, "").axes
+    assert [line.get_label() for line in axes.lines[1:]] == ["start and peak 1", "end 1"] and not axes.patches
 
 
 @pytest.mark.parametrize("scheduler", FIELDS["scheduler"].metadata["choices"])
 def test_every_schedule_can_be_shown(scheduler):
     said = show_schedule(["--scheduler", scheduler, "--epochs", "300", "--warmup_epochs", "5", "--devices",
-                               "8", "--batch_size", "128", "--images", "1281167", "--base_lr", "5e-4"])
+                          "8", "--batch_size", "128", "--images", "1281167", "--base_lr", "5e-4"])
     assert "300 epochs of 1251 steps, 1024 images in each step" in said and "learning rate 0.002" in said
     assert near(Image.open("schedule.png"), BLUE).sum() > 500
-
-
-def test_one_epoch_at_a_constant_rate_is_one_point_and_a_line():
-    said = show_schedule(["--scheduler", "constant", "--epochs", "1", "--steps_per_epoch", "4"])
-    assert "1 epoch of 4 steps" in said
-    picture = Image.open("schedule.png")
-    assert near(picture, ORANGE).any() and near(picture, PURPLE).any() and not near(picture, GREEN).any()
 
 
 @pytest.mark.parametrize("program, arguments, words", [
@@ -303,7 +370,8 @@ def test_one_epoch_at_a_constant_rate_is_one_point_and_a_line():
     (show_schedule, ["--images", "many"], "--images"),
     (show_schedule, ["--config_path", "no.yaml"], "there is no file 'no.yaml'"),
     (show_schedule, ["--steps_per_epoch", "2", "--epochs", "2", "--warmup_epochs", "9"], "warmup_epochs"),
-    (show_schedule, ["--steps_per_epoch", "2", "--shape", "round"], "--shape")])
+    (show_schedule, ["--steps_per_epoch", "2", "--shape", "round"], "--shape"),
+    (show_schedule, ["--steps_per_epoch", "2", "--out", "x.gif"], "ends in .gif")])
 def test_what_cannot_be_shown_is_said_in_a_sentence(program, arguments, words, capsys):
     assert run(program, arguments) == 2
     said = capsys.readouterr().err

@@ -117,7 +117,8 @@ def test_every_requirement_is_pinned_to_one_version():
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if line)
     assert set(pins(ROOT / "requirements.txt")) == {"mindspore", "numpy", "pyyaml", "pillow",
-                                                    "opencv-python-headless", "tqdm", "psutil"}
+                                                    "opencv-python-headless", "tqdm", "psutil",
+                                                    "matplotlib"}
 
 
 def test_newest_supported_python_is_found(tmp_path):
