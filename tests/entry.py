@@ -1,8 +1,11 @@
 """Start entry points as a user does: real processes, real files."""
+import functools
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,10 +22,42 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in unset} | more
 
 
-def run(*arguments: str, cwd: Path = ROOT, timeout: int = 300, **env: str) -> subprocess.CompletedProcess:
-    """Run ``python ARGUMENTS`` and return what it did."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment(**env), text=True,
-                          capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
+def run(*arguments: str, cwd: Path = ROOT, timeout: int = 600, **env: str) -> subprocess.CompletedProcess:
+    """Run ``python ARGUMENTS`` and return what it did.
+
+    Programs and modules are started by the fork server, which saves the import of MindSpore; code after ``-c``, and
+    whatever needs an environment of its own, by a new interpreter.
+    """
+    command = [sys.executable, *map(str, arguments)]
+    if arguments[0] == "-c" or env:
+        return subprocess.run(command, cwd=cwd, env=environment(**env), text=True, capture_output=True,
+                              timeout=timeout, stdin=subprocess.DEVNULL)
+    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+        code = _server().ask(arguments=command[1:], cwd=str(cwd), environment=environment(), timeout=timeout,
+                             out=out.name, err=err.name)
+        said = [Path(file.name).read_text() for file in (out, err)]
+    if code is None:
+        raise subprocess.TimeoutExpired(command, timeout, *said)
+    return subprocess.CompletedProcess(command, code, *said)
+
+
+class _Server:
+    """The process of fork_server.py; it ends when its input does, with this process at the latest."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([sys.executable, ROOT / "tests" / "fork_server.py"], env=environment(), cwd="/",
+                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def ask(self, **request) -> int | None:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@functools.cache
+def _server() -> _Server:
+    return _Server()
 
 
 def write_yaml(path: Path, **changes) -> Path:
