@@ -15,8 +15,7 @@ if MISSING:  # before anything imports them: entry points import this module fir
 
 from common.cloud.staging import send_unfinished, staged
 from common.config.load import load_config
-from common.config.options import Config
-from common.config.rules import TRAINING_TASKS
+from common.config.options import TRAINING_TASKS, Config
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
@@ -69,7 +68,8 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         return {"model": variant} | {key: value for key, value in settings.items() if value != 0}  # 0: without a head
 
     return load_config(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
-                              trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched)
+                       trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched,
+                       about=sys.modules["__main__"].__doc__ or "")
 
 
 def run(config: Config, spec: ModelSpec) -> None:

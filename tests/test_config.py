@@ -13,7 +13,7 @@ from entry import ROOT
 
 from common.config.help import help_text, markdown_table
 from common.config.load import from_file, from_mapping, load_config, network_arguments
-from common.config.options import FIELDS, NAMES, SECTIONS, Config, fields_of, names_of
+from common.config.options import FIELDS, NAMES, SECTIONS, Config, fields_of, names_of, network_keys
 from common.config.rules import check_paths, check_rules
 from common.config.yaml_file import read_yaml, save_config
 from common.errors import UserError
@@ -130,7 +130,7 @@ def test_print_config_shows_every_key_with_its_origin_and_exits_with_0(capsys):
     with pytest.raises(SystemExit) as end:
         run("--config", path, "--lr", "0.2", "--print_config", "--dataset", "cifar10")
     text = capsys.readouterr().out
-    origins = {line.partition(":")[0]: line.rpartition("  # ")[2] for line in text.splitlines() if re.match(r"\w", line)}
+    origins = dict(re.findall(r"^(\w+):.*  # (.+)$", text, re.MULTILINE))
     assert end.value.code == 0 and list(origins) == list(FIELDS)
     chosen = ("model", "epochs", "lr", "dataset", "num_classes", "seed")
     assert [origins[name] for name in chosen] == [
@@ -532,19 +532,59 @@ def test_help_shows_every_name_and_exits_with_0(capsys):
         run("--epochs", "not checked", "--help")
     text = capsys.readouterr().out
     assert end.value.code == 0
-    assert [name for name in NAMES if f"--{name}" not in text] == []
-    assert all(f"{title}:\n" in text for title in SECTIONS.values())
-    assert "gmlp_ti, gmlp_s" in text and "config/default.yaml" in text
+    shown = [name for name, field in FIELDS.items()
+             if "train" in field.metadata["tasks"] and name not in network_keys(Config)]
+    assert [name for name in shown if f"  --{name}  " not in text] == []
+    assert "gmlp_ti, gmlp_s" in text and "No file is read" in text
+
+
+FAMILIES = [file.parents[1].name for file in sorted(ROOT.glob("*/src/spec.py"))]
+
+
+def help_of(family, task, *argv, about=""):
+    """The help of a program of a model that is shipped."""
+    spec = import_module(f"{family}.src.spec").SPEC
+    with pytest.raises(SystemExit):
+        load_config([*argv, "--help"], task=task, spec=spec, model_dir=ROOT / family, about=about)
+
+
+def default_of(key, text):
+    return re.search(rf"^  --{key}  .*?; default (.+)$", re.sub(r"\n {6}", " ", text), re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ["infer", "export"])
+def test_help_of_prediction_and_export_is_short_and_about_them(family, task, capsys):
+    help_of(family, task)
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 120 and all(len(line) <= 120 for line in text.splitlines())
+    keys = set(re.findall(r"^  --(\w+)  ", text, re.MULTILINE))
+    assert not keys & {"epochs", "lr", "opt", "ema", "mixup", "data_dir", "positions", "decoder_depth"} - (
+        {"decoder_depth"} if (family, task) == ("mae", "export") else set())
+    assert keys >= {"model", "ckpt_path", "image_size", "mean"} | {
+        "infer": {"image", "json", "model_file"}, "export": {"file_format", "batch_size", "part"}}[task]
+    assert ("channels" in keys) == (family == "convmlp") and ("layout" in keys) == (family == "hlg")
+    assert ("embed_dim" in keys) == (family in ("gmlp", "mae"))
+
+
+def test_help_says_what_the_program_does_and_shows_the_defaults_of_the_file_that_will_be_read(capsys):
+    help_of("gmlp", "train", about="Train gMLP: ``python gmlp/train.py --data_dir FOLDER``.")
+    text = capsys.readouterr().out
+    assert text.startswith("Train gMLP:\n\n  python gmlp/train.py --data_dir FOLDER\n")
+    assert "config/gmlp_Ti.yaml." in text and default_of("epochs", text) == "350"
+    help_of("gmlp", "train", "--config_path", write("epochs: 7\n", "mine.yaml"), "--no_such_key")
+    text = capsys.readouterr().out
+    assert "those of mine.yaml." in text and default_of("epochs", text) == "7"
 
 
 def test_help_states_type_default_meaning_and_aliases():
-    lines = help_text().splitlines()
-    at = lines.index("  --label_smoothing  a number >= 0 and < 1; default 0")
-    assert lines[at + 1].strip() == "probability spread over the other classes (also --label_smooth_factor)"
+    assert ("--label_smoothing  (also --label_smooth_factor) probability spread over the other classes; a number >= 0 "
+            "and < 1; default 0\n") in re.sub(r"\n {6}", " ", help_text(Config, "train"))
 
 
 def test_help_needs_no_mindspore():
-    code = ("import sys; from pathlib import Path; from tests_spec import SPEC; from common.config.load import load_config\n"
+    code = ("import sys; from pathlib import Path; from tests_spec import SPEC\n"
+            "from common.config.load import load_config\n"
             "try: load_config(['--help'], task='train', spec=SPEC, model_dir=Path('.'))\n"
             "except SystemExit: print('mindspore' in sys.modules, file=sys.stderr)")
     write("from common.spec import ModelSpec\n"

@@ -20,8 +20,8 @@ from typing import Callable, Iterator, Mapping
 from common.cloud.data import data_root, unpack_archives
 from common.cloud.storage import bring, check_local, failing, optional, send as send_of_storage
 from common.config.addresses import base_name, has_c2net, is_remote, sources as sources_of_addresses
-from common.config.options import Config
-from common.config.rules import TRAINING_TASKS, check_paths
+from common.config.options import TRAINING_TASKS, Config
+from common.config.rules import check_paths
 from common.dataset.once import once
 from common.errors import UserError
 from common.files import make_folder, write_whole

@@ -3,7 +3,7 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from common.config.options import SECTIONS, Config, fields_of
+from common.config.options import SECTIONS, Config, fields_of, network_keys
 from common.config.values import describe_kind
 from common.spec import ModelSpec
 
@@ -20,25 +20,44 @@ def _other_names(field: dataclasses.Field) -> list[str]:
     return [*field.metadata["aliases"], *field.metadata["converted_aliases"]]
 
 
-def help_text(spec: ModelSpec | None = None, task: str = "train") -> str:
-    """Return the help: every key by section with type, default, meaning and other names."""
-    lines = ["usage: [--config_path FILE.yaml] [--key value | --key=value ...]", "",
-             "Every key below stands in a YAML file as 'key: value', or on the command line, which wins.",
-             "A switch (true or false) without a value on the command line is true."]
+def help_text(schema: type[Config], task: str, *, about: str = "", defaults: Config | None = None, source: str = "",
+              spec: ModelSpec | None = None) -> str:
+    """Return the help of a program: what it does, and the keys that it reads, by section.
+
+    Args:
+        schema: the keys of the model.
+        task: what the program does.
+        about: a sentence about it and an example, ``Does this: ``command``.``
+        defaults: the configuration without further flags.
+        source: the file that ``defaults`` come from; empty: none.
+        spec: the model; its variants are listed.
+    """
+    lines = [about.strip().replace(": ``", ":\n\n  ").replace("``.", "\n").replace("``", "")]
+    lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which wins;",
+              "a switch (true or false) without a value is true. --config_path FILE (or --config) names the file;",
+              "--print_config shows all values, and where each comes from."]
     if spec is not None:
-        lines += [f"Variants of {spec.name}: {', '.join(spec.variants)}."]
-        if task in spec.default_configs:
-            lines += [f"Without --config_path (or --config): {spec.default_configs[task]} in the folder {spec.name}."]
+        lines += textwrap.wrap(f"Variants of {spec.name}: {', '.join(spec.variants)}.", 118)
+    lines += [f"The defaults below are those of {source}." if source else "No file is read unless you name one."]
     for section, title in SECTIONS.items():
-        lines += ["", f"{title}:"]
-        for name, field in fields_of((spec.options if spec else None) or Config).items():
-            if field.metadata["section"] != section:
-                continue
-            lines.append(f"  --{name}  {describe_kind(field)}; default {_show(field.default)}")
+        keys = {name: field for name, field in fields_of(schema).items() if field.metadata["section"] == section
+                and task in field.metadata["tasks"] and not field.metadata["unused"] and _is_of(name, schema, spec)}
+        lines += ["", f"{title}:"] if keys else []
+        for name, field in keys.items():
             names = _other_names(field)
-            text = field.metadata["help"] + (f" (also --{', --'.join(names)})" if names else "")
-            lines += textwrap.wrap(text, 112, initial_indent="      ", subsequent_indent="      ")
+            text = (f"(also --{', --'.join(names)}) " if names else "") + field.metadata["help"]
+            value = getattr(defaults, name) if defaults is not None else field.default
+            lines += textwrap.wrap(f"--{name}  {text}; {describe_kind(field)}; default {_show(value)}", 118,
+                                   initial_indent="  ", subsequent_indent="      ", break_long_words=False,
+                                   break_on_hyphens=False)
     return "\n".join(lines) + "\n"
+
+
+def _is_of(name: str, schema: type[Config], spec: ModelSpec | None) -> bool:
+    """Whether a model has a key: of the sizes that all networks share, those that its variants or its options name."""
+    if spec is None or name not in network_keys(Config):
+        return True
+    return name in schema.__annotations__ or any(name in arguments for arguments in spec.variants.values())
 
 
 def markdown_table(section: str | None = None, schema: type[Config] = Config) -> str:

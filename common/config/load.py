@@ -3,6 +3,7 @@
 Precedence: defaults of the schema and of the model < the file's ``base`` < the file < checkpoint < flags. Keys, their
 other names and limits are in ``common/config/options.py`` and ``MODEL/src/options.py``.
 """
+import dataclasses
 import functools
 import importlib
 import logging
@@ -15,8 +16,8 @@ from typing import Any
 from common.config.addresses import on_cloud
 from common.config.datasets import CLASSES
 from common.config.help import help_text
-from common.config.options import CALLER_VARIABLE, NAMES, Config, fields_of, names_of, network_keys
-from common.config.rules import TRAINING_TASKS, check_paths, check_rules
+from common.config.options import CALLER_VARIABLE, NAMES, TRAINING_TASKS, Config, fields_of, names_of, network_keys
+from common.config.rules import check_paths, check_rules
 from common.config.values import coerce, kinds_of
 from common.config.yaml_file import effective_text, read_yaml
 from common.errors import UserError, nearest
@@ -35,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: Path,
-                trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "") -> Config:
+                trained_with: Callable[[str], Mapping[str, Any] | None] | None = None, fetched: str = "",
+                about: str = "") -> Config:
     """Return the configuration of a run.
 
     Args:
@@ -46,6 +48,7 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
         trained_with: path of a checkpoint -> the configuration that it holds, or ``None``. Asked when no file is named;
             what it says comes between the model's default file and the flags.
         fetched: the checkpoint that is asked, where it is not yet the configuration's own.
+        about: what the program does and an example, for the help.
 
     Raises:
         UserError: for anything that the user should correct.
@@ -53,7 +56,7 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
     """
     schema = spec.options or Config
     if any(word in ("--help", "-h") for word in argv):
-        sys.stdout.write(help_text(spec.for_task(task), task))
+        sys.stdout.write(_help(argv, task, spec, Path(model_dir), about))
         raise SystemExit(0)
     flags = _read_flags(argv, schema)
     shows = _takes_switch(flags, "print_config")
@@ -79,6 +82,19 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
         raise SystemExit(0)
     check_paths(config, config.task)
     return config
+
+
+def _help(argv: Sequence[str], task: str, spec: ModelSpec, model_dir: Path, about: str) -> str:
+    """Return the help of a program; only the file among the flags matters, the others may be wrong."""
+    words = [word for word in argv if word not in ("--help", "-h")]
+    known = [word for i, word in enumerate(words) if {word.partition("=")[0], *words[max(i - 1, 0):i]} & {
+        "--config", "--config_path"}]
+    schema = spec.options or Config
+    file = _named_file(_read_flags(known, schema), model_dir) or model_dir / spec.default_configs.get(task, "")
+    found, spec = file.is_file(), spec.for_task(task)
+    defaults = from_file(file, spec, task=task) if found else from_mapping({"task": task}, "", spec)
+    defaults = dataclasses.replace(defaults, model=defaults.model or next(iter(spec.variants)))
+    return help_text(schema, task, about=about, defaults=defaults, source=str(file) if found else "", spec=spec)
 
 
 def load_any(argv: Sequence[str]) -> Config:

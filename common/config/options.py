@@ -1,6 +1,6 @@
 """The schema of the configuration: every key with its type, default, meaning, other spellings and limits.
 
-``Config`` holds what all models have; a model adds its own keys in a subclass, ``ModelSpec.options``. Each field is a YAML
+``Config`` holds what all models have; a model adds its own in a subclass, ``ModelSpec.options``. Each field is a YAML
 key and a flag (``--name``), and so is each of its aliases, which are the names that the old model zoo and the
 authors' files use. ``common/config/load.py`` fills it. Imports no MindSpore, so that ``--help`` and wrong options are
 answered at once.
@@ -30,11 +30,17 @@ SECTIONS = {
 }
 
 
+TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
+TASKS = TRAINING_TASKS + ("eval", "export", "infer", "visualize")
+TASKS_OF_SECTION = dict.fromkeys(SECTIONS, TASKS) | dict.fromkeys(
+    ("loss", "schedule", "optim", "saving", "evaluate"), TRAINING_TASKS)
+
+
 def option(default: Any, help: str, *, section: str, aliases: Sequence[str] = (),
            choices: Mapping[str, Sequence[Any]] | Sequence[str] | None = None,
            convert: Callable[[Any], Any] | None = None, converted_aliases: Mapping[str, Callable] | None = None,
-           path: bool = False, unused: bool = False, ge: float | None = None, gt: float | None = None, le: float | None = None,
-           lt: float | None = None) -> Any:
+           path: bool = False, unused: bool = False, tasks: Sequence[str] = (), ge: float | None = None,
+           gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
     """Declare one key of the configuration.
 
     Args:
@@ -47,11 +53,14 @@ def option(default: Any, help: str, *, section: str, aliases: Sequence[str] = ()
         converted_aliases: other names whose value means something else: name -> function to this key's value.
         path: a path, in which ``~`` and ``$NAME`` are expanded.
         unused: accepted for old files, with a warning; the help does not show it.
+        tasks: the tasks that read it, whose help shows it; empty: those of its section.
         ge, gt, le, lt: limits (>=, >, <=, <) of a number, or of every number of a list.
     """
     spellings = choices if choices is None or isinstance(choices, Mapping) else {name: () for name in choices}
     metadata = {"help": help, "section": section, "aliases": tuple(aliases), "choices": spellings, "convert": convert,
-                "converted_aliases": dict(converted_aliases or {}), "path": path, "unused": unused,
+                "converted_aliases": dict(converted_aliases or {}), 
+                "path": path, "unused": unused,
+                "tasks": tuple(tasks) or TASKS_OF_SECTION[section],
                 "limits": {">=": ge, ">": gt, "<=": le, "<": lt}}
     return dataclasses.field(default=default, metadata=metadata, compare=not unused)
 
@@ -96,7 +105,6 @@ def _addresses(value: Any) -> Any:
 
 _run, _data, _augment, _model, _loss, _schedule, _optim, _saving, _evaluate, _cloud, _export = map(_section, SECTIONS)
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
-_TASKS = ("train", "pretrain", "finetune", "linprobe", "eval", "export", "infer", "visualize", "convert")
 
 
 @dataclass(frozen=True)
@@ -104,29 +112,33 @@ class Config:
     """The effective configuration of a run: what all models share. Change a copy with ``dataclasses.replace``."""
 
     # run
-    task: str = _run("train", "what is done; the entry point decides, mae/train.py follows this key", choices=_TASKS)
+    task: str = _run("train", "what is done; the entry point decides, mae/train.py follows this key", tasks=("train",),
+                     choices=(*TASKS, "convert"))
     mode: str = _run("graph", "graph: compiled, fast; pynative: op by op, for debugging", aliases=("context_mode",),
                      choices={"graph": ("0", "GRAPH_MODE"), "pynative": ("1", "PYNATIVE_MODE")})
     device_target: str = _run("auto", "device; auto takes Ascend, then GPU, then CPU, whichever is there",
                               choices=("auto", "Ascend", "GPU", "CPU"))
     device_id: int | None = _run(None, "index of the device; none: DEVICE_ID of the environment, else 0", ge=0)
     distribute: bool = _run(False, "data parallel over the ranks that the launcher started",
-                            aliases=("run_distribute", "use_parallel", "is_distributed"))
-    parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",))
-    gradients_mean: bool = _run(True, "average (true) or sum (false) gradients over the ranks")
+                            aliases=("run_distribute", "use_parallel", "is_distributed"),
+                            tasks=TRAINING_TASKS + ("eval",))
+    parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",),
+                              tasks=TRAINING_TASKS)
+    gradients_mean: bool = _run(True, "average (true) or sum (false) gradients over the ranks", tasks=TRAINING_TASKS)
     sync_bn: bool = _run(False, "BatchNorm normalises by the batches of all ranks together; false: each rank by its "
                          "own, and running statistics are averaged over the ranks at the end of every epoch",
-                         aliases=("use_sync_bn",))
+                         aliases=("use_sync_bn",), tasks=TRAINING_TASKS)
     seed: int = _run(42, "seed of all randomness: initial weights, order of the data, augmentation, drop path", ge=0)
     max_call_depth: int = _run(10000, "depth limit of nested calls while a graph is compiled", ge=1)
     save_graphs: bool = _run(False, "write the compiler's intermediate graphs to ckpt_save_dir/graphs, for debugging")
     dataset_sink_mode: bool = _run(False, "send batches to the device ahead of the computation (Ascend, GPU)",
-                                   aliases=("sink_mode",))
-    sink_size: int = _run(0, "steps per sink; 0 or -1: one epoch", aliases=("per_step_size",), ge=-1)
+                                   aliases=("sink_mode",), tasks=TRAINING_TASKS)
+    sink_size: int = _run(0, "steps per sink; 0 or -1: one epoch", aliases=("per_step_size",), ge=-1,
+                          tasks=TRAINING_TASKS)
     amp_level: str = _run("O0", "precision: O0 float32, O1 mixed by operator, O2 float16 but for norms, O3 float16",
                           choices=("O0", "O1", "O2", "O3"))
-    open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1")
-    log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1)
+    open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1", tasks=TRAINING_TASKS)
+    log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1, tasks=TRAINING_TASKS)
     num_threads: int = _run(0, "CPU threads of the framework; 0: the framework decides", ge=0)
 
     # data
@@ -136,22 +148,26 @@ class Config:
                          choices={"imagenet": ("imagenet2012", "imagenet-1k"), "folder": (), "cifar10": ("cifar-10",),
                                   "cifar100": ("cifar-100",), "digits": (), "list": ()})
     data_dir: str = _data("", "folder with train/ and val/, or the CIFAR files, or the training images themselves",
-                          aliases=("dataset_path", "train_data_path"), path=True)
+                          aliases=("dataset_path", "train_data_path"), path=True, tasks=TRAINING_TASKS + ("eval",))
     eval_dir: str = _data("", "folder of the evaluation images; empty: val/ (or the test batch) in data_dir",
-                          aliases=("eval_path", "val_data_path"), path=True)
+                          aliases=("eval_path", "val_data_path"), path=True, tasks=TRAINING_TASKS + ("eval",))
     img_ids: str = _data("", "JSON file that lists the images to use, relative to data_dir; means dataset: list",
-                         path=True)
-    download: bool = _data(False, "fetch CIFAR into data_dir when it is not there")
+                         path=True, tasks=TRAINING_TASKS + ("eval",))
+    download: bool = _data(False, "fetch CIFAR into data_dir when it is not there", tasks=TRAINING_TASKS + ("eval",))
     on_error: str = _data("raise", "an image that cannot be read: stop, or take the next one",
-                          choices=("raise", "skip"))
-    shuffle: bool = _data(True, "new random order of the training images in every epoch")
+                          choices=("raise", "skip"), tasks=TRAINING_TASKS + ("eval",))
+    shuffle: bool = _data(True, "new random order of the training images in every epoch", tasks=TRAINING_TASKS)
     num_workers: int = _data(4, "parallel workers that read and augment images",
-                             aliases=("num_parallel_workers", "train_num_workers"), ge=1)
-    eval_num_workers: int | None = _data(None, "the same for evaluation; none: num_workers", ge=1)
+                             aliases=("num_parallel_workers", "train_num_workers"), ge=1,
+                             tasks=TRAINING_TASKS + ("eval",))
+    eval_num_workers: int | None = _data(None, "the same for evaluation; none: num_workers", ge=1,
+                                         tasks=TRAINING_TASKS + ("eval",))
     batch_size: int | Literal["dynamic"] = _data(128, "images per step and device; of an exported file: the images "
-                                                 "that it takes at once, dynamic: any number", ge=1)
-    eval_batch_size: int | None = _data(None, "images per evaluation step and device; none: batch_size", ge=1)
-    drop_remainder: bool = _data(True, "leave out the last, smaller batch of a training epoch")
+                                                 "that it takes at once, dynamic: any number", ge=1,
+                                                 tasks=TRAINING_TASKS + ("eval", "export"))
+    eval_batch_size: int | None = _data(None, "images per evaluation step and device; none: batch_size", ge=1,
+                                        tasks=TRAINING_TASKS + ("eval",))
+    drop_remainder: bool = _data(True, "leave out the last, smaller batch of a training epoch", tasks=TRAINING_TASKS)
     num_classes: int = _data(1000, "number of classes; known of CIFAR and the digits", aliases=("class_num",), ge=1)
     in_channels: int = _data(3, "channels of the images", ge=1)
 
@@ -161,30 +177,34 @@ class Config:
     eval_image_size: int | None = _augment(None, "the same for evaluation; none: image_size", ge=1)
     scale: tuple[float, ...] = _augment((0.08, 1.0), "least and largest share of the area in a random crop; crop_min "
                                         "gives the least alone, with 1.0", gt=0, le=1,
-                                        converted_aliases={"crop_min": lambda least: [least, 1.0]})
-    ratio: tuple[float, ...] = _augment((0.75, 1.333), "least and largest width / height of a random crop", gt=0)
-    hflip: float = _augment(0.5, "probability of a horizontal flip", ge=0, le=1)
-    vflip: float = _augment(0.0, "probability of a vertical flip", ge=0, le=1)
+                                        converted_aliases={"crop_min": lambda least: [least, 1.0]},
+                                        tasks=TRAINING_TASKS)
+    ratio: tuple[float, ...] = _augment((0.75, 1.333), "least and largest width / height of a random crop", gt=0,
+                                        tasks=TRAINING_TASKS)
+    hflip: float = _augment(0.5, "probability of a horizontal flip", ge=0, le=1, tasks=TRAINING_TASKS)
+    vflip: float = _augment(0.0, "probability of a vertical flip", ge=0, le=1, tasks=TRAINING_TASKS)
     interpolation: str = _augment("bilinear", "resampling of training images", choices=_INTERPOLATIONS)
     eval_interpolation: str | None = _augment(None, "the same for evaluation; none: interpolation (random: bicubic)",
                                               choices=_INTERPOLATIONS[:-1])
     color_jitter: float | tuple[float, ...] | None = _augment(
         None, "strength of random brightness, contrast, saturation (and hue), one number or a list; only without "
-        "auto_augment", ge=0)
+        "auto_augment", ge=0, tasks=TRAINING_TASKS)
     auto_augment: str = _augment("", "policy such as randaug-m9-mstd0.5-inc1 or autoaugment; empty: none",
-                                 aliases=("autoaugment",), convert=_policy)
+                                 aliases=("autoaugment",), convert=_policy, tasks=TRAINING_TASKS)
     crop_pct: float | None = _augment(0.875, "evaluation: side of the centre crop / short side of the resized image; "
                                       "none: the old zoo's rule (image size / 0.875, rounded to 16)", gt=0, le=1)
-    re_prob: float = _augment(0.0, "probability of random erasing", aliases=("re_prop",), ge=0, le=1)
+    re_prob: float = _augment(0.0, "probability of random erasing", aliases=("re_prop",), ge=0, le=1,
+                              tasks=TRAINING_TASKS)
     re_mode: str = _augment("const", "erase with zeros, with one random colour, or with random pixels",
-                            choices=("const", "rand", "pixel"))
-    re_count: int = _augment(1, "most rectangles erased in one image", ge=1)
-    mixup: float = _augment(0.0, "alpha of mixup's beta distribution; 0: no mixup", ge=0)
-    cutmix: float = _augment(0.0, "alpha of cutmix's beta distribution; 0: no cutmix", ge=0)
-    mixup_prob: float = _augment(1.0, "probability that a batch is mixed at all", ge=0, le=1)
+                            choices=("const", "rand", "pixel"), tasks=TRAINING_TASKS)
+    re_count: int = _augment(1, "most rectangles erased in one image", ge=1, tasks=TRAINING_TASKS)
+    mixup: float = _augment(0.0, "alpha of mixup's beta distribution; 0: no mixup", ge=0, tasks=TRAINING_TASKS)
+    cutmix: float = _augment(0.0, "alpha of cutmix's beta distribution; 0: no cutmix", ge=0, tasks=TRAINING_TASKS)
+    mixup_prob: float = _augment(1.0, "probability that a batch is mixed at all", ge=0, le=1, tasks=TRAINING_TASKS)
     mixup_switch_prob: float = _augment(0.5, "probability of cutmix where both are on", aliases=("switch_prob",),
-                                        ge=0, le=1)
-    mixup_off_epoch: int = _augment(0, "epoch from which nothing is mixed any more; 0: never", ge=0)
+                                        ge=0, le=1, tasks=TRAINING_TASKS)
+    mixup_off_epoch: int = _augment(0, "epoch from which nothing is mixed any more; 0: never", ge=0,
+                                    tasks=TRAINING_TASKS)
     mean: tuple[float, ...] | None = _augment(None, "mean per channel in units of 0..1 (values above 1: of 0..255); "
                                               "none: the data set's", ge=0)
     std: tuple[float, ...] | None = _augment(None, "standard deviation per channel, in the units of mean; none: the "
@@ -289,7 +309,7 @@ class Config:
                                  "epochs % eval_interval, so that the last epoch is evaluated", ge=-1)
     val_while_train: bool = _evaluate(True, "evaluate during the training at all")
     report: str = _evaluate("", "eval.py: folder for a confusion matrix, the most confident mistakes and the accuracy "
-                            "of every class; empty: none", path=True)
+                            "of every class; empty: none", path=True, tasks=("eval",))
 
     # cloud
     enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "
@@ -305,22 +325,26 @@ class Config:
     load_path: str = _cloud("", "local folder of checkpoint_url (/cache/pretrain for a remote one)", path=True)
 
     # export
-    file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"))
+    file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"),
+                               tasks=("export",))
     file_name: str = _export("", "exported file, the ending may be left out; empty: the name of the variant, "
-                             "beside export.py", path=True)
-    part: str = _export("classifier", "what is exported", choices=("classifier",))
+                             "beside export.py", path=True, tasks=("export",))
+    part: str = _export("classifier", "what is exported", choices=("classifier",), tasks=("export",))
     with_preprocess: bool = _export(False, "put the normalisation into the exported file, which then takes pixels, "
-                                    "uint8 0..255")
-    softmax: bool = _export(False, "put a softmax into the exported file, which then gives probabilities")
-    model_file: str = _export("", "exported file to predict with, instead of a checkpoint", path=True)
-    image: str = _export("", "image, folder or pattern to predict or to look at", path=True)
-    out: str = _export("", "picture to write (PNG), of programs that draw one", path=True)
-    top_k: int = _export(5, "classes shown per image", ge=1)
-    class_names: str = _export("", "file with one class name per line, or a JSON list", path=True)
-    json: str = _export("", "file for the predictions as JSON", path=True)
-    csv: str = _export("", "file for the predictions as CSV", path=True)
-    sheet: str = _export("", "picture to write (PNG): the images with their predictions", path=True)
-    verify: bool = _export(True, "load the exported or converted file again and compare it with the network")
+                                    "uint8 0..255", tasks=("export",))
+    softmax: bool = _export(False, "put a softmax into the exported file, which then gives probabilities",
+                            tasks=("export",))
+    model_file: str = _export("", "exported file to predict with, instead of a checkpoint", path=True, tasks=("infer",))
+    image: str = _export("", "image, folder or pattern to predict or to look at", path=True,
+                         tasks=("infer", "visualize"))
+    out: str = _export("", "picture to write (PNG), of programs that draw one", path=True, tasks=("visualize",))
+    top_k: int = _export(5, "classes shown per image", ge=1, tasks=("infer",))
+    class_names: str = _export("", "file with one class name per line, or a JSON list", path=True, tasks=("infer",))
+    json: str = _export("", "file for the predictions as JSON", path=True, tasks=("infer",))
+    csv: str = _export("", "file for the predictions as CSV", path=True, tasks=("infer",))
+    sheet: str = _export("", "picture to write (PNG): the images with their predictions", path=True, tasks=("infer",))
+    verify: bool = _export(True, "load the exported or converted file again and compare it with the network",
+                           tasks=("export",))
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 

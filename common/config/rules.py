@@ -3,10 +3,8 @@ import re
 from pathlib import Path
 
 from common.config.datasets import LAYOUTS
-from common.config.options import Config
+from common.config.options import TRAINING_TASKS, Config
 from common.errors import UserError
-
-TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
 
 
 def check_rules(config: Config) -> None:
@@ -73,7 +71,7 @@ def _check_data(config: Config, task: str) -> None:
     if not config.data_dir:
         raise UserError(f"data_dir: empty, but dataset: {config.dataset} has to be read from somewhere; give "
                         "--data_dir (also --dataset_path) the folder of the data set.")
-    if not config.download and config.dataset not in LAYOUTS:  # CIFAR's archive may lie beside the folder: see its reader
+    if not config.download and config.dataset not in LAYOUTS:  # CIFAR's archive may lie beside it
         _check_exists("data_dir", config.data_dir, "the folder of the data set")
         if task in ("train", "finetune", "linprobe") and config.val_while_train and not is_list:
             _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")

@@ -3,19 +3,21 @@ from dataclasses import dataclass
 
 from common.config.options import Config, option
 
+_MASKED = {"section": "model", "tasks": ("pretrain", "visualize", "export")}  # of a masked autoencoder
+
 
 @dataclass(frozen=True)
 class Options(Config):
     """The keys of all models, and MAE's."""
 
-    decoder_embed_dim: int | None = option(None, "width of the decoder; none: 512", section="model",
+    decoder_embed_dim: int | None = option(None, "width of the decoder; none: 512", **_MASKED,
                                            aliases=("decoder_dim",), ge=1)
-    decoder_depth: int | None = option(None, "blocks of the decoder; none: 8", section="model",
+    decoder_depth: int | None = option(None, "blocks of the decoder; none: 8", **_MASKED,
                                        aliases=("decoder_layers",), ge=1)
-    decoder_num_heads: int | None = option(None, "heads of the decoder; none: 16", section="model", ge=1)
-    mask_ratio: float | None = option(None, "share of the patches that is removed; none: 0.75", section="model",
+    decoder_num_heads: int | None = option(None, "heads of the decoder; none: 16", **_MASKED, ge=1)
+    mask_ratio: float | None = option(None, "share of the patches that is removed; none: 0.75", **_MASKED,
                                       aliases=("masking_ratio",), gt=0, lt=1)
-    norm_pix_loss: bool | None = option(None, "predict pixels normalised per patch; none: false", section="model",
+    norm_pix_loss: bool | None = option(None, "predict pixels normalised per patch; none: false", **_MASKED,
                                         aliases=("norm_pixel_loss",))
     global_pool: bool | None = option(None, "mean of the patches instead of the class token; none: true, but false "
                                       "for linprobe",
@@ -24,9 +26,10 @@ class Options(Config):
                                          "true for linprobe",
                                          section="model")
     norm_eps: float | None = option(None, "epsilon of LayerNorm; none: the variant's own", section="model", gt=0)
-    sample_every: int = option(0, "epochs between two pictures of reconstructions; 0: none", section="saving", ge=0)
+    sample_every: int = option(0, "epochs between two pictures of reconstructions; 0: none", section="saving",
+                              tasks=("pretrain",), ge=0)
     cb_size: int = option(1, "no effect, log_interval says how often progress is logged", section="saving",
                           unused=True, ge=1)
     part: str = option("classifier", "what is exported: images -> logits, encoder: images -> features, "
-                       "reconstruction: images and noise -> pixels and mask", section="export",
+                       "reconstruction: images and noise -> pixels and mask", section="export", tasks=("export",),
                        choices=("classifier", "encoder", "reconstruction"))

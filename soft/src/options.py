@@ -35,4 +35,4 @@ class Options(Config):
     soft_config_path: str = option("", "no effect, the variant says it all", section="model", unused=True)
     eval_engine: str = option("", "no effect, evaluation follows the data set", section="model", unused=True)
     positions: str = option("0.5,0.5;0.25,0.25;0.7,0.7", "visualize.py: the places that look, ROW,COLUMN;ROW,COLUMN "
-                            "as shares of height and width", section="export", convert=_positions)
+                            "as shares of height and width", section="export", tasks=("visualize",), convert=_positions)
