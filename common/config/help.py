@@ -33,8 +33,8 @@ def help_text(schema: type[Config], task: str, *, about: str = "", defaults: Con
         spec: the model; its variants are listed.
     """
     lines = [about.strip().replace(": ``", ":\n\n  ").replace("``.", "\n").replace("``", "")]
-    lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which wins;",
-              "a switch (true or false) without a value is true. --config_path FILE (or --config) names the file;",
+    lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which",
+              "wins; a switch (true or false) without a value is true. --config_path FILE (or --config) names the file;",
               "--print_config shows all values, and where each comes from."]
     if spec is not None:
         lines += textwrap.wrap(f"Variants of {spec.name}: {', '.join(spec.variants)}.", 118)

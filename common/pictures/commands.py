@@ -17,7 +17,7 @@ def read_command(program: str, about: str, argv: Sequence[str], own: dict[str, d
         parser.add_argument(f"--{name}", **more)
     if any(word in ("--help", "-h") for word in argv):
         sys.stdout.write(f"{parser.format_help()}\nThe picture is written to --out. All options of a training:\n\n"
-                         f"{help_text(Config, "train")}")
+                         f"{help_text(Config, 'train')}")
         raise SystemExit(0)
     options, others = parser.parse_known_args(argv)
     return options, load_any(others)
