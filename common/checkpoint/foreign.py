@@ -1,17 +1,14 @@
 """Files with tensors of other programs: PyTorch and safetensors, read without ever running code from them."""
-import argparse
-import contextlib
 import json
 import math
-import pickle
 import struct
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
 
+from common.checkpoint.pickled import Strided, read_torch
 from common.errors import UserError
 from common.files import written_whole
 
@@ -19,6 +16,7 @@ from common.files import written_whole
 PARTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
          "U8": "u1", "BOOL": "?"}
+EXPANDED = 2**24  # elements that a tensor may have beyond those of its storage, by repeating them
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read(path: str | Path) -> Source:
-    """Read a file of PyTorch (with torch, never running code from the file) or of safetensors (without torch).
+    """Read a file of PyTorch or of safetensors; neither needs torch, and no code in a file is ever run.
 
     Wrappers such as ``state_dict`` are taken off, averaged weights being preferred, and so is the prefix ``module.``.
 
@@ -59,7 +57,7 @@ def read(path: str | Path) -> Source:
     if start[8:] == b"{":
         return _source(path, _read_safetensors(path))
     if start.startswith((b"PK\x03\x04", b"\x80")):
-        return _source(path, _read_torch(path))
+        return _source(path, read_torch(path))
     raise UserError(f"ckpt_path: {path} is neither a PyTorch nor a safetensors file; a .pth, .pt, .bin or .safetensors "
                     "file is needed.")
 
@@ -81,7 +79,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
                 file.seek(begin + first)
                 array = np.frombuffer(file.read(last - first), kind).reshape(entry["shape"])
                 tensors[name] = _widen(array) if entry["dtype"] == "BF16" else array
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UserError(f"ckpt_path: {path} is a damaged or truncated safetensors file, or holds a type of numbers "
                             f"that is not one of {', '.join(TYPES)}.") from error
     return tensors
@@ -91,43 +89,22 @@ def _widen(bfloat16: np.ndarray) -> np.ndarray:
     return (bfloat16.astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"ckpt_path: {path} is a PyTorch file, and reading it needs torch; 'pip install torch' (the "
-                        "CPU build will do), or give the same weights as .safetensors.") from error
-    try:
-        with _plain_objects(torch):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"ckpt_path: {path} holds Python objects besides tensors, or is damaged; code in a file is "
-                        "never run. If you trust it, save its weights alone with "
-                        "torch.save(checkpoint['state_dict'], FILE), or whatever its weights are called.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"ckpt_path: {path} cannot be read by torch: it is damaged or truncated.") from error
-    return _arrays(content, torch)
+def _array(tensor: Strided) -> np.ndarray:
+    """Read a tensor's elements out of its storage.
 
-
-def _plain_objects(torch: Any) -> contextlib.AbstractContextManager:
-    """Allow the options that training programs keep beside the weights: classes of values only.
-
-    timm's are argparse's; those of Swin, which HLG's authors took over, are a dictionary of yacs, for which a plain one
-    stands in.
+    Raises:
+        ValueError: if they are not all there.
     """
-    allow = getattr(torch.serialization, "safe_globals", None)  # from PyTorch 2.5 on
-    stand_in = type("CfgNode", (), {"__module__": "yacs.config", "__new__": lambda *arguments: OrderedDict()})
-    return allow([argparse.Namespace, stand_in]) if allow else contextlib.nullcontext()
-
-
-def _arrays(content: Any, torch: Any) -> Any:
-    """Replace tensors by arrays, inside dictionaries as well."""
-    if isinstance(content, torch.Tensor):
-        content = content.detach()
-        return (content.float() if content.dtype == torch.bfloat16 else content).contiguous().numpy()
-    if isinstance(content, Mapping):
-        return {name: _arrays(value, torch) for name, value in content.items()}
-    return content
+    storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
+    numbers = np.frombuffer(storage.read(), TYPES[storage.kind])
+    end = 1 + tensor.offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    size = math.prod(shape)
+    if len(numbers) != storage.count or min((tensor.offset, *shape, *strides)) < 0 or size and end > len(numbers) \
+            or size > max(len(numbers), EXPANDED):
+        raise ValueError(shape)
+    numbers = _widen(numbers) if storage.kind == "BF16" else numbers
+    bytes_apart = [stride * numbers.itemsize for stride in strides]
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(numbers[tensor.offset:], shape, bytes_apart))
 
 
 def _source(path: Path, content: Any) -> Source:
@@ -136,17 +113,22 @@ def _source(path: Path, content: Any) -> Source:
     while isinstance(content, Mapping) and (found := [p for p in PARTS if isinstance(content.get(p), Mapping)]):
         parts.append(found[0])
         content = content[found[0]]
+        if len(parts) > len(PARTS):
+            raise UserError(f"ckpt_path: {path} holds a dictionary that contains itself.")
     if not isinstance(content, Mapping):
         raise UserError(f"ckpt_path: {path} holds a {type(content).__name__} and no dictionary of tensors.")
     tensors, ignored = {}, {}
     for name, value in content.items():
         name = str(name).removeprefix("module.")
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, (Strided, np.ndarray)):
             ignored[name] = "not a tensor"
         elif name.endswith("num_batches_tracked"):
             ignored[name] = "a counter that BatchNorm does not need"
         else:
-            tensors[name] = value
+            try:
+                tensors[name] = _array(value) if isinstance(value, Strided) else value
+            except Exception as error:  # whatever a damaged file makes of a tensor's description
+                raise UserError(f"ckpt_path: {path} is damaged or truncated: {name} cannot be read.") from error
     if not tensors:
         raise UserError(f"ckpt_path: {path} holds no tensors; its entries are {', '.join(list(ignored)[:5])}.")
     return Source(tensors, ".".join(parts), ignored)

@@ -1,8 +1,4 @@
-"""Weights of other programs: files read without running code, the report, strictness, bit-exact round trips."""
-import json
-import os
-import pickle
-import struct
+"""Weights of other programs: which network they are, the report, strictness, bit-exact round trips."""
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,10 +8,10 @@ import numpy as np
 import pytest
 from entry import ROOT, sentence
 from golden import Golden, load_strictly
+from golden_rule import fill
 from safetensors.numpy import load_file, save_file
 
 from common.checkpoint.file import load_checkpoint, save_checkpoint
-from common.checkpoint.foreign import read, read_tensors
 from common.checkpoint.weights import weights_of
 from common.errors import UserError
 from common.main import read_config
@@ -25,6 +21,7 @@ from mae.src.spec import SPEC as MAE
 
 TINY = {"num_classes": 10, "image_size": 32, "in_channels": 3, "patch_size": 4, "embed_dim": 32, "mlp_ratio": 6,
         "depth": 2}
+TORCH = ROOT / "tests/data/torch"
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1}  # of a ViT
 
 
@@ -39,131 +36,10 @@ def tiny_file(weights, tmp_path) -> Path:
     return tmp_path / "tiny.safetensors"
 
 
-def raw_safetensors(path: Path, header: dict, data: bytes) -> Path:
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
-
-
 def same(left, right) -> bool:
     return set(left) == set(right) and all(
         left[n].dtype == right[n].dtype and left[n].shape == right[n].shape and left[n].tobytes() == right[n].tobytes()
         for n in left)
-
-
-# reading
-
-def test_safetensors_are_read_bit_for_bit_and_without_torch(file, weights):
-    assert same(read_tensors(file), weights)
-    code = f"import sys; from common.tasks.convert import read_tensors; read_tensors({str(file)!r}); " \
-           "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_every_type_of_numbers_is_read(tmp_path):
-    stored = {"a": np.arange(3, dtype=np.float64), "b": np.array(2.5, np.float16), "c": np.array([[1], [2]], np.int64),
-              "d": np.array([True, False]), "e": np.zeros((0, 4), np.float32)}
-    save_file(stored, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    assert same(read_tensors(tmp_path / "x.safetensors"), stored)
-
-
-def test_bfloat16_becomes_float32(tmp_path):
-    values = np.array([1.5, -2.0, 3.140625], np.float32)
-    data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-    path = raw_safetensors(tmp_path / "b.safetensors",
-                           {"w": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}, data)
-    tensor = read_tensors(path)["w"]
-    assert tensor.dtype == np.float32 and np.array_equal(tensor, values)
-
-
-def test_prefix_and_counters_are_taken_off(tmp_path):
-    save_file({"module.norm.weight": np.ones(2, np.float32), "module.bn.num_batches_tracked": np.array(3)},
-              tmp_path / "x.safetensors")
-    source = read(tmp_path / "x.safetensors")
-    assert list(source.tensors) == ["norm.weight"]
-    assert list(source.ignored) == ["bn.num_batches_tracked"]
-
-
-@pytest.mark.parametrize("content, words", [
-    (b"", "is empty"),
-    (b"<!DOCTYPE html><html>", "neither a PyTorch nor a safetensors file"),
-    (b"\x0a\x20some protobuf", "neither a PyTorch nor a safetensors file"),
-    (struct.pack("<Q", 10 ** 9) + b'{"w":', "damaged or truncated"),
-    (struct.pack("<Q", 9) + b'{"w": [1]', "damaged or truncated"),
-    (struct.pack("<Q", 2) + b"{}", "no tensors"),
-])
-def test_wrong_files_are_refused_in_a_sentence(tmp_path, content, words):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        read_tensors(path)
-
-
-def test_truncated_safetensors_are_refused(file):
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match="truncated"):
-        read_tensors(file)
-
-
-@pytest.mark.parametrize("offsets, shape, kind", [([-4, 0], [1], "F32"), ([0, 8], [1], "F32"), ([0, 400], [100], "F32"),
-                                                  ([4, 0], [-1], "F32"), ([0, 4], [1], "F8_E4M3")])
-def test_offsets_outside_the_file_and_unknown_types_are_refused(tmp_path, offsets, shape, kind):
-    path = raw_safetensors(tmp_path / "x.safetensors",
-                           {"w": {"dtype": kind, "shape": shape, "data_offsets": offsets}}, bytes(8))
-    with pytest.raises(UserError, match="damaged"):
-        read_tensors(path)
-
-
-def test_missing_file_and_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_tensors(tmp_path / "no.pth")
-    with pytest.raises(UserError, match="is a folder"):
-        read_tensors(tmp_path)
-
-
-def test_a_pytorch_file_without_torch_gets_one_sentence_with_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # what an import of a missing package meets
-    (tmp_path / "x.pth").write_bytes(b"PK\x03\x04" + bytes(50))
-    with pytest.raises(UserError, match="pip install torch.*safetensors"):
-        read_tensors(tmp_path / "x.pth")
-
-
-class Malicious:
-    """Would create a file when it is unpickled."""
-
-    def __reduce__(self):
-        return os.mkdir, ("code_was_run",)
-
-
-def test_code_in_a_pytorch_file_is_never_run(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"state_dict": {"w": torch.ones(2)}, "args": Malicious()}, tmp_path / "x.pth")
-    (tmp_path / "legacy.pth").write_bytes(pickle.dumps(Malicious()))
-    for name in ("x.pth", "legacy.pth"):
-        with pytest.raises(UserError, match="never\\s+run"):
-            read_tensors(tmp_path / name)
-    assert not Path("code_was_run").exists()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pytorch_weights_come_out_of_their_wrappers_averaged_ones_first(tmp_path, zipped):
-    torch = pytest.importorskip("torch")
-    plain, average = {"module.w": torch.arange(6.).reshape(2, 3).t()}, {"w": torch.ones(3, dtype=torch.bfloat16) * 1.5}
-    for name, content, expected, part in (
-            ("flat", plain, np.arange(6, dtype=np.float32).reshape(2, 3).T, ""),
-            ("model", {"model": plain, "epoch": 3}, np.arange(6, dtype=np.float32).reshape(2, 3).T, "model"),
-            ("both", {"state_dict": plain, "state_dict_ema": average}, np.full(3, 1.5, np.float32), "state_dict_ema")):
-        torch.save(content, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=zipped)
-        source = read(tmp_path / f"{name}.pth")
-        assert source.part == part and np.array_equal(source.tensors["w"], expected)
-
-
-def test_truncated_pytorch_file_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"w": torch.ones(1000)}, tmp_path / "x.pth")
-    (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged or truncated"):
-        read_tensors(tmp_path / "x.pth")
 
 
 # which network it is
@@ -204,6 +80,16 @@ def test_a_checkpoint_of_another_program_tells_the_programs_its_network(spec, va
 
 
 # conversion
+
+def test_a_file_of_pytorch_becomes_a_checkpoint(tmp_path):
+    result = run("gmlp/pth2ckpt.py", "--ckpt_path", TORCH / "timm.pth", "--out", tmp_path / "x.ckpt", "--verify")
+    assert result.returncode == 0, result.stderr
+    assert "16 entries" in result.stdout and "from its part 'state_dict_ema'" in result.stdout
+    tensors, meta = load_checkpoint(tmp_path / "x.ckpt")
+    gate = fill("blocks.0.mlp_channels.gate.proj.weight", (4, 4))
+    assert np.array_equal(tensors["blocks.0.gate.proj.weight"], gate / 2)
+    assert meta["config"] | {"embed_dim": 8, "depth": 1, "image_size": 8, "num_classes": 3} == meta["config"]
+
 
 def test_conversion_fills_every_parameter_and_reports(file, weights, tmp_path):
     report = []
