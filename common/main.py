@@ -59,12 +59,11 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
     """
     def trained_with(path: str) -> dict | None:
         from common.checkpoint.file import load_checkpoint
-        from common.tasks.convert import variant_of
 
         tensors, meta = load_checkpoint(path)
         if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
             return meta.get("config")
-        variant, settings = variant_of(spec, tensors)
+        variant, settings = spec.recognise(tensors)
         return {"model": variant} | {key: value for key, value in settings.items() if value != 0}  # 0: without a head
 
     return load_config(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,

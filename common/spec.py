@@ -1,4 +1,6 @@
 """ModelSpec: all that ``common`` knows of a model. Imports without MindSpore, so that wrong names are found at once."""
+import functools
+import importlib
 import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
@@ -7,6 +9,7 @@ import numpy as np
 
 from common.context.device import prepare_environment
 from common.errors import UserError, nearest
+from common.files import ROOT
 from common.logger import LogStyle
 
 
@@ -129,3 +132,45 @@ class ModelSpec:
                 raise UserError(f"{key} is not an argument of {self.display_name(variant)}; there are "
                                 f"{', '.join(known)}.{nearest(key, known)}")
         return cell(**arguments)
+
+    def recognise(self, tensors: Mapping[str, np.ndarray], model: str = "", num_classes: int | None = None
+                  ) -> tuple[str, dict[str, Any]]:
+        """Find the variant that tensors belong to.
+
+        Args:
+            tensors: the weights, under the authors' names or ours.
+            model: the variant that is expected; empty: whichever fits.
+            num_classes: outputs of the head; None: as in the tensors.
+
+        Returns:
+            The variant and the arguments that go beyond it, as in a configuration. For sizes that no variant has, the first
+            variant that has arguments of these names, with all sizes given.
+
+        Raises:
+            UserError: for tensors of something else, or of another variant than ``model``.
+        """
+        found = self.architecture(tensors)
+        if not found:
+            raise UserError(f"ckpt_path: these are not the weights of a {self.name}: the first tensors are "
+                            f"{', '.join(list(tensors)[:3])}.")
+
+        def differing(variant: str) -> list[str]:
+            return [key for key, value in self.variants[variant].items() if found.get(key, value) != value]
+
+        if model:
+            variant = self.variant(model)
+            if wrong := differing(variant):
+                held = ", ".join(f"{key} {found[key]} instead of {self.variants[variant][key]}" for key in wrong)
+                raise UserError(f"model: the file does not hold {self.display_name(variant)}: it has {held}.")
+        else:
+            variant = min(self.variants, key=lambda v: (bool(differing(v)), -len(set(self.variants[v]) & set(found)),
+                                                        len(differing(v))))
+        settings = {key: value for key, value in found.items() if self.variants[variant].get(key) != value}
+        return variant, settings | ({} if num_classes is None else {"num_classes": num_classes})
+
+
+@functools.cache
+def all_specs() -> tuple[ModelSpec, ...]:
+    """Return the models whose folders lie beside this package, by name; each imports without MindSpore."""
+    folders = sorted(file.parents[1].name for file in ROOT.glob("*/src/spec.py"))
+    return tuple(importlib.import_module(f"{folder}.src.spec").SPEC for folder in folders)

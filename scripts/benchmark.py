@@ -9,7 +9,6 @@ step by step, so that the load of the machine hits both alike. The images of tra
 A training step is that of a real run: forward, cross entropy, backward, clipping by global norm 1, AdamW.
 """
 import argparse
-import importlib
 import importlib.util
 import json
 import sys
@@ -27,9 +26,9 @@ from common.command import run
 from common.config.load import from_mapping, load_config, network_arguments
 from common.config.options import FIELDS, Config
 from common.context.device import prepare_environment
-from common.errors import UserError, nearest
+from common.errors import UserError
 from common.files import ROOT, write_whole
-from common.spec import ModelSpec
+from common.models import find_model
 from scripts.measure import Measurement, Step, machine
 
 MODES = ("train", "infer", "both", "data")
@@ -181,22 +180,6 @@ def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.
 
 
 # what the user asked for
-
-def find_model(name: str) -> ModelSpec:
-    """Return the model that has a variant of this name, from all model folders.
-
-    Raises:
-        UserError: if there is none.
-    """
-    folders = [path.parents[1].name for path in sorted(ROOT.glob("*/src/spec.py"))]
-    specs = [importlib.import_module(f"{folder}.src.spec").SPEC for folder in folders]
-    known = {known_name.lower(): spec for spec in specs for known_name in (*spec.variants, *spec.aliases)}
-    if name.lower() not in known:
-        variants = ", ".join(variant for spec in specs for variant in spec.variants)
-        raise UserError(f"model: '{name}' is not a variant of any model here; there are {variants}."
-                        f"{nearest(name, known)}")
-    return known[name.lower()]
-
 
 class Parser(argparse.ArgumentParser):
     """Mistakes become sentences."""

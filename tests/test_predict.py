@@ -226,7 +226,7 @@ def test_an_exported_file_predicts_what_the_network_does(batch, mode):
     file = export_network(network, input_shape=(batch, 3, 8, 8), file_name="tiny", class_names=NAMES,
                           preprocessing=preprocessing_of(CONFIG))
     images = [picture(color) for color in ("red", "green", "blue", "red", "green")]
-    exported, direct = Predictor.from_file(file)(images), predictor(network)(images)
+    exported, direct = Predictor(file)(images), predictor(network)(images)
     for a, b in zip(exported, direct):
         assert [one.name for one in a.top] == [one.name for one in b.top]
         assert [one.probability for one in a.top] == pytest.approx([one.probability for one in b.top], abs=1e-5)
@@ -236,7 +236,7 @@ def test_two_exported_files_do_not_mix():
     for seed in (0, 1):
         export_network(TinyClassifier(3, seed=seed), input_shape=(None, 3, 8, 8), file_name=f"tiny{seed}",
                        preprocessing=preprocessing_of(CONFIG))
-    both = [Predictor.from_file(f"tiny{seed}.mindir") for seed in (0, 1)]
+    both = [Predictor(f"tiny{seed}.mindir") for seed in (0, 1)]
     first, second, again = (both[n](picture("red"))[0].top for n in (0, 1, 0))
     assert first == again != second
 
@@ -268,7 +268,7 @@ def test_a_missing_or_wrong_description_is_named(content):
     if content is not None:
         description_path(file).write_text(content)
     with pytest.raises(UserError, match="model_file: 'colors.mindir.json' (cannot be read|does not describe)"):
-        Predictor.from_file(file)
+        Predictor(file)
 
 
 def test_a_description_of_another_file_is_noticed():
@@ -284,7 +284,7 @@ def test_a_description_of_another_file_is_noticed():
             changed["preprocessing"] |= {key: value, "mean": [0.5], "std": [0.5]}
         description_path(file).write_text(json.dumps(changed))
         with pytest.raises(UserError, match=reason):
-            Predictor.from_file(file)([picture("red")])
+            Predictor(file)([picture("red")])
 
 
 def test_a_file_that_takes_other_channels_than_its_description_says_is_named():
@@ -295,7 +295,7 @@ def test_a_file_that_takes_other_channels_than_its_description_says_is_named():
     description["preprocessing"] |= {"mean": [0.5], "std": [0.5]}
     description_path(file).write_text(json.dumps(description))
     with pytest.raises(UserError, match=r"does not take images of the shape \(1, 1, 8, 8\), which tiny.mindir.json"):
-        Predictor.from_file(file)([picture("red")])
+        Predictor(file)([picture("red")])
 
 
 def test_a_network_that_is_no_classifier_is_named():
@@ -305,7 +305,7 @@ def test_a_network_that_is_no_classifier_is_named():
 
     file = export_network(Features(), input_shape=(None, 3, 8, 8), file_name="features",
                           preprocessing=preprocessing_of(CONFIG))
-    for predict in (Predictor.from_file(file), predictor(Features())):
+    for predict in (Predictor(file), predictor(Features())):
         with pytest.raises(UserError, match=r"no classifier: it returns \(1, 3, 8, 8\) for 1 images"):
             predict([picture("red")])
 

@@ -5,7 +5,6 @@ other names and limits are in ``common/config/options.py`` and ``MODEL/src/optio
 """
 import dataclasses
 import functools
-import importlib
 import logging
 import os
 import sys
@@ -21,8 +20,7 @@ from common.config.rules import check_paths, check_rules
 from common.config.values import coerce, kinds_of
 from common.config.yaml_file import effective_text, read_yaml
 from common.errors import UserError, nearest
-from common.files import ROOT
-from common.spec import ModelSpec
+from common.spec import ModelSpec, all_specs
 
 _BLOCKS = ("context", "parallel", "model_config")
 _COMMAND_LINE = "command line"
@@ -323,8 +321,7 @@ def _canonical(values: Mapping[str, Any], source: str, schema: type[Config], oth
 def _models() -> dict[str, dict[str, Any]]:
     """Return, of all models beside this package, key that not all models have -> model -> default."""
     owners: dict[str, dict[str, Any]] = {}
-    for file in sorted(ROOT.glob("*/src/spec.py")):
-        spec = importlib.import_module(f"{file.parents[1].name}.src.spec").SPEC
+    for spec in all_specs():
         schema = spec.options or Config
         for name, key in names_of(schema).items():
             if name not in NAMES:

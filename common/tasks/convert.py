@@ -19,43 +19,6 @@ from common.spec import ModelSpec
 Say = Callable[[str], None]
 
 
-def variant_of(spec: ModelSpec, tensors: Mapping[str, np.ndarray], model: str = "", num_classes: int | None = None
-               ) -> tuple[str, dict[str, Any]]:
-    """Find the variant that tensors belong to.
-
-    Args:
-        spec: the model.
-        tensors: its weights, under the authors' names or ours.
-        model: the variant that is expected; empty: whichever fits.
-        num_classes: outputs of the head; None: as in the tensors.
-
-    Returns:
-        The variant and the arguments that go beyond it, as in a configuration. For sizes that no variant has, the first
-        variant that has arguments of these names, with all sizes given.
-
-    Raises:
-        UserError: for tensors of something else, or of another variant than ``model``.
-    """
-    found = spec.architecture(tensors)
-    if not found:
-        raise UserError(f"ckpt_path: these are not the weights of a {spec.name}: the first tensors are "
-                        f"{', '.join(list(tensors)[:3])}.")
-
-    def differing(variant: str) -> list[str]:
-        return [key for key, value in spec.variants[variant].items() if found.get(key, value) != value]
-
-    if model:
-        variant = spec.variant(model)
-        if wrong := differing(variant):
-            held = ", ".join(f"{key} {found[key]} instead of {spec.variants[variant][key]}" for key in wrong)
-            raise UserError(f"model: the file does not hold {spec.display_name(variant)}: it has {held}.")
-    else:
-        variant = min(spec.variants, key=lambda v: (bool(differing(v)), -len(set(spec.variants[v]) & set(found)),
-                                                    len(differing(v))))
-    settings = {key: value for key, value in found.items() if spec.variants[variant].get(key) != value}
-    return variant, settings | ({} if num_classes is None else {"num_classes": num_classes})
-
-
 def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_classes: int | None = None,
                   say: Say = print) -> None:
     """Convert a file of another program to a checkpoint of ours, strictly, and report line by line to ``say``.
@@ -67,7 +30,7 @@ def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_c
     from common.checkpoint.weights import load_into, weights_of
 
     source = read(path)
-    variant, settings = variant_of(spec, source.tensors, model, num_classes)
+    variant, settings = spec.recognise(source.tensors, model, num_classes)
     network = spec.build(variant, **settings)
     converted = spec.convert(source.tensors)
     part = f" from its part '{source.part}'" if source.part else ""
@@ -108,7 +71,7 @@ def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say:
     if len(tensors) > len(ours):
         say(f"ignored: {len(tensors) - len(ours)}, state of the training"
             + (" and the weights before averaging" if average else ""))
-    variant, settings = variant_of(spec, ours, model)
+    variant, settings = spec.recognise(ours, model)
     settings = _trained_with(meta, spec) | settings
     network = spec.build(variant, **settings)
     report = load_into(network, ours, path, dead=spec.dead)
@@ -291,7 +254,7 @@ def _read_again(spec: ModelSpec, path: Path) -> tuple[str, dict[str, Any], Any]:
     from common.checkpoint.weights import load_into
 
     tensors, meta = load_checkpoint(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
-    variant, settings = variant_of(spec, tensors)
+    variant, settings = spec.recognise(tensors)
     settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
     network = spec.build(variant, **settings)
     load_into(network, spec.convert(tensors), path, dead=spec.dead)

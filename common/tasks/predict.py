@@ -28,7 +28,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     open_console(spec, start(config))
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
-        predictor = Predictor.from_file(config.model_file, names, config.batch_size, config.top_k)
+        predictor = Predictor(config.model_file, None, names, config.batch_size, top_k=config.top_k)
         _check_exported(config, spec)
     else:
         network, _, classes = load_network(config, spec)

@@ -214,9 +214,22 @@ class ConvMLP(nn.Cell):
         initialise(self, lambda name, shape, rng: initial_value(name, shape, rng, fan_in))
 
     def construct(self, images):
+        return self.head(self.features(images)).astype(ms.float32)
+
+    def features(self, images):
+        """Return what the head reads: the mean of the normalised map, (B, D)."""
         x = channels_last(self.conv_stages(self.tokenizer(images)))
-        x = self.norm(self.stages(x))
-        return self.head(x.mean((1, 2))).astype(ms.float32)
+        return self.norm(self.stages(x)).mean((1, 2))
+
+    def stage_outputs(self, images):
+        """Return the maps of the stage of convolutions and of each ConvMLP stage, (B, C, H, W)."""
+        maps = self.conv_stages(self.tokenizer(images))
+        x, found = channels_last(maps), (maps,)
+        for stage in self.stages:
+            x = stage.blocks(x)
+            found = found + (channels_first(x),)
+            x = stage.downsample_mlp(x)
+        return found
 
 
 def channels_last(x):

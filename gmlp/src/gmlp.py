@@ -130,8 +130,19 @@ class GMLP(nn.Cell):
         initialise(self, initial_value)
 
     def construct(self, images):
-        tokens = self.norm(self.blocks(self.stem(images)))
-        return self.head(tokens.mean(1)).astype(ms.float32)
+        return self.head(self.features(images)).astype(ms.float32)
+
+    def features(self, images):
+        """Return what the head reads: the mean of the normalised tokens, (B, D)."""
+        return self.norm(self.blocks(self.stem(images))).mean(1)
+
+    def stage_outputs(self, images):
+        """Return the tokens after each block, (B, N, D)."""
+        tokens, found = self.stem(images), ()
+        for block in self.blocks:
+            tokens = block(tokens)
+            found = found + (tokens,)
+        return found
 
 
 def initial_value(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray | None:

@@ -223,10 +223,13 @@ class ZooHLG(nn.Cell):
         initialise(self, zoo_initial_value)
 
     def construct(self, images):
-        tokens = self.stages(images)[-1]
-        return self.head(self.norm(tokens[:, 0])).astype(ms.float32)
+        return self.head(self.features(images)).astype(ms.float32)
 
-    def stages(self, images):
+    def features(self, images):
+        """Return what the head reads: the normalised class token, (B, D)."""
+        return self.norm(self.stage_outputs(images)[-1][:, 0])
+
+    def stage_outputs(self, images):
         """Return the tokens after each stage, (B, N, C); those of the last begin with the class token."""
         if images.shape[1:] != (self.in_channels, *self.image_size):
             raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built "

@@ -300,10 +300,13 @@ class OfficialHLG(nn.Cell):
         initialise(self, lambda name, shape, rng: initial_value(name, shape, rng, fan_in))
 
     def construct(self, images):
-        tokens = self.stages(images)[-1]
-        return self.head(self.norm(tokens).mean(1)).astype(ms.float32)
+        return self.head(self.features(images)).astype(ms.float32)
 
-    def stages(self, images):
+    def features(self, images):
+        """Return what the head reads: the mean of the normalised tokens, (B, D)."""
+        return self.norm(self.stage_outputs(images)[-1]).mean(1)
+
+    def stage_outputs(self, images):
         """Return the tokens after each stage, (B, N, C)."""
         if images.shape[1:] != (self.in_channels, *self.image_size):
             raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built "

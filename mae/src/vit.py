@@ -179,6 +179,15 @@ class VisionTransformer(nn.Cell):
         tokens = self.blocks(with_token(self.cls_token, patches) + self.pos_embed)
         return self.fc_norm(tokens[:, 1:].mean(1)) if self.global_pool else self.norm(tokens[:, 0])
 
+    def stage_outputs(self, images):
+        """Return the tokens after each block, (B, 1 + N, D), the class token first."""
+        tokens = with_token(self.cls_token, self.patch_embed(images).astype(ms.float32)) + self.pos_embed
+        found = ()
+        for block in self.blocks:
+            tokens = block(tokens)
+            found = found + (tokens,)
+        return found
+
     def construct(self, images):
         features = self.features(images)
         return (self.head(features) if self.has_head else features).astype(ms.float32)

@@ -223,10 +223,13 @@ class SOFT(nn.Cell):
         initialise(self, lambda name, shape, rng: initial_value(name, shape, rng, fan_in, normalised))
 
     def construct(self, images):
-        tokens = self.stages(images)[-1]
-        return self.head(self.norm(tokens[:, 0])).astype(ms.float32)
+        return self.head(self.features(images)).astype(ms.float32)
 
-    def stages(self, images):
+    def features(self, images):
+        """Return what the head reads: the normalised class token, (B, D)."""
+        return self.norm(self.stage_outputs(images)[-1][:, 0])
+
+    def stage_outputs(self, images):
         """Return the tokens after each stage, (B, N, C); those of the last begin with the class token."""
         first, grid = self.softmax_free(self.patch_embed1(images), self.position1, self.block1)
         second, grid = self.softmax_free(self.patch_embed2(as_maps(first, grid)), self.position2, self.block2)

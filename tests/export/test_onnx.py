@@ -188,7 +188,7 @@ def test_what_is_inside_a_file_changes_no_prediction(normalization, softmax, fil
     contents = Contents(normalization=normalization, softmax=softmax)
     wrapped = Deployed(network, *((prepared["mean"], prepared["std"]) if normalization else ((), ())), softmax)
     file = export(wrapped, file_format=file_format, contents=contents, class_names=NAMES, preprocessing=prepared)
-    predictor = Predictor.from_file(file)
+    predictor = Predictor(file)
     pictures = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (30, 20, 3), np.uint8)) for n in range(3)]
     for found, expected in zip(predictor(pictures), Predictor(network, eval_transform(CONFIG), NAMES)(pictures)):
         assert [one.name for one in found.top] == [one.name for one in expected.top]
@@ -259,7 +259,7 @@ def test_the_encoder_gives_the_class_token_of_the_masked_autoencoder(masked, fil
     description = json.loads(description_path(file).read_text())
     assert (description["output"]["name"], description["num_classes"]) == ("features", 0)
     with pytest.raises(UserError, match="is no classifier: it holds the part: encoder"):
-        Predictor.from_file(file)
+        Predictor(file)
 
 
 @pytest.mark.parametrize("file_format, pixels", [("ONNX", True), ("MINDIR", False)])

@@ -79,7 +79,7 @@ class Stages(nn.Cell):
         self.network = network
 
     def construct(self, images, patterns):
-        return self.network(images), self.network(patterns), self.network.stages(patterns)
+        return self.network(images), self.network(patterns), self.network.stage_outputs(patterns)
 
 
 def check_stages(reference, network) -> None:
@@ -316,7 +316,7 @@ def test_networks_of_fewer_stages_take_smaller_images(variant, stages, size):
                          depths=(1,) * stages, **more).set_train(False)
     height, width = (size, size) if isinstance(size, int) else size
     with op_by_op():
-        found = network.stages(Tensor(np.zeros((2, 3, height, width), np.float32)))
+        found = network.stage_outputs(Tensor(np.zeros((2, 3, height, width), np.float32)))
     lengths = [math.ceil(height / 2 ** (stage + 2)) * math.ceil(width / 2 ** (stage + 2)) for stage in range(stages)]
     lengths[-1] += variant == "hlg_mobile"  # the class token
     assert [tokens.shape for tokens in found] == [(2, length, 16) for length in lengths]
@@ -347,7 +347,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(variant, arguments, words
 @BOTH
 def test_images_of_another_size_are_refused(variant):
     with op_by_op(), pytest.raises(ValueError, match=r"\(3, 28, 28\).* built for \(3, 56, 56\)"):
-        small(variant).stages(random_images(size=28))
+        small(variant).stage_outputs(random_images(size=28))
 
 
 class Gradient(nn.Cell):

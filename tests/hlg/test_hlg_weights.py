@@ -14,7 +14,7 @@ from common.checkpoint.weights import load_into, weights_of
 from common.errors import UserError
 from common.main import read_config
 from common.network import load_network
-from common.tasks.convert import to_checkpoint, to_safetensors, variant_of
+from common.tasks.convert import to_checkpoint, to_safetensors
 from hlg.src.spec import SPEC, misfit
 from hlg.src.weights import architecture, dead
 
@@ -92,7 +92,7 @@ def test_variant_and_depths_are_found_from_the_shapes(arguments, variant, settin
     monkeypatch.setattr("hlg.src.hlg_official.initialise", lambda cell, rule: None)
     tensors = parameters(SPEC.build("hlg_medium_avgpool", num_classes=2, layout="paper", **arguments))
     settings |= {"in_channels": 3, "num_classes": 2, "image_size": 224}
-    assert variant_of(SPEC, tensors) == (variant, settings)
+    assert SPEC.recognise(tensors) == (variant, settings)
 
 
 def test_weights_of_something_else_are_not_taken_for_an_hlg():

@@ -12,7 +12,7 @@ from common.augment.pipeline import statistics, train_transform
 from common.config.load import from_mapping
 from common.errors import UserError
 from entry import ROOT, run, sentence
-from scripts.benchmark import check_comparison, find_model, numbers, plain_image, ratios
+from scripts.benchmark import check_comparison, numbers, plain_image, ratios
 from scripts.measure import Measurement, machine
 
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -121,13 +121,6 @@ def test_ratio_is_that_of_neighbouring_steps():
 def test_machine_says_how_busy_it_is():
     found = machine()
     assert found["processor"] and found["cores"] >= 1 and found["load"] >= 0
-
-
-def test_variant_is_found_in_its_model_folder():
-    assert find_model("GMLP_S").name == "gmlp"
-    with pytest.raises(UserError, match=r"model: 'gmlp_x' is not a variant of any model here; there are .*gmlp_b.*Did "
-                                        r"you mean 'gmlp_"):
-        find_model("gmlp_x")
 
 
 @pytest.mark.parametrize("arguments, message", [

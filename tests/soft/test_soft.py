@@ -64,7 +64,7 @@ class Stages(nn.Cell):
         self.network = network
 
     def construct(self, images):
-        return self.network(images), self.network.stages(images)
+        return self.network(images), self.network.stage_outputs(images)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.errors import UserError
 from common.main import read_config
-from common.tasks.convert import main, to_checkpoint, to_safetensors, variant_of, verify
+from common.tasks.convert import main, to_checkpoint, to_safetensors, verify
 from gmlp.src.spec import SPEC
 from mae.src.spec import SPEC as MAE
 
@@ -46,24 +46,24 @@ def same(left, right) -> bool:
 
 @pytest.mark.parametrize("golden, variant", [("gmlp_ti16_224", "gmlp_ti"), ("gmlp_s16_224", "gmlp_s")])
 def test_variant_is_found_from_the_shapes(golden, variant):
-    found, settings = variant_of(SPEC, Golden(golden).tensors())
+    found, settings = SPEC.recognise(Golden(golden).tensors())
     assert found == variant
     assert settings == {"image_size": 224, "in_channels": 3, "num_classes": 1000}
 
 
 def test_sizes_of_no_variant_are_given_as_settings(weights):
-    variant, settings = variant_of(SPEC, weights)
+    variant, settings = SPEC.recognise(weights)
     assert SPEC.variants[variant] | settings == TINY | {"drop_path_rate": 0.0}
 
 
 def test_another_variant_than_expected_is_refused_with_both_sizes():
     with pytest.raises(UserError, match="gmlp_S: it has embed_dim 128 instead of 256"):
-        variant_of(SPEC, Golden("gmlp_ti16_224").tensors(), model="gmlp_S")
+        SPEC.recognise(Golden("gmlp_ti16_224").tensors(), model="gmlp_S")
 
 
 def test_weights_of_another_network_are_refused_by_their_names():
     with pytest.raises(UserError, match="not the weights of a gmlp: the first tensors are conv1.weight"):
-        variant_of(SPEC, {"conv1.weight": np.zeros((4, 3, 7, 7))})
+        SPEC.recognise({"conv1.weight": np.zeros((4, 3, 7, 7))})
 
 
 @pytest.mark.parametrize("spec, variant, sizes", [
