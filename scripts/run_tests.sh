@@ -1,11 +1,29 @@
 #!/usr/bin/env bash
 # Runs the tests; makes the environment where it is missing.
-#   bash scripts/run_tests.sh                      everything
+#   bash scripts/run_tests.sh                      the ordinary tests
+#   bash scripts/run_tests.sh --long               only what takes minutes: networks of full size in a second mode
+#   bash scripts/run_tests.sh --torture            only kills, full disks, hostile files, thousands of mistakes
+#   bash scripts/run_tests.sh --devices            only what is compiled for Ascend and GPU over stand-in libraries
+#   bash scripts/run_tests.sh --all                everything
 #   bash scripts/run_tests.sh -k name              and any other arguments of pytest
 #   bash scripts/run_tests.sh tests/test_lr.py     one file
+#   bash scripts/run_tests.sh --help               this text
 # Every process of MindSpore computes on one core, so the tests run in two processes where there are two cores.
-# ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 5000 unless given.
+# ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 5000 unless given
+# (10000 with --all). The last lines say what was not run, and why.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+
+seconds=5000
+duration="The ordinary tests: about ten minutes on two quiet cores."
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --all) seconds=10000 duration="All tests: an hour or two on two quiet cores." ;;
+        --torture) duration="The torture tests: up to 40 minutes." ;;
+        --devices | --long) duration="The tests of the part ${argument#--}: up to 30 minutes." ;;
+        -k | *.py | *.py::*) duration="Some of the tests." ;;
+    esac
+done
 . "$(dirname -- "$0")/_env.sh"
 
 prepare_environment
@@ -16,16 +34,17 @@ if [ -z "${ZOO_TEST_WORKERS:-}" ] && [ "$cores" -gt 1 ]; then
     if [ "${ZOO_VENV:-}" != none ] || "$PY" -c 'import xdist' 2>/dev/null; then ZOO_TEST_WORKERS=2; fi
 fi
 if [ "${ZOO_TEST_WORKERS:-1}" != 1 ]; then
-    need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist loadfile)
+    need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist worksteal)
 fi
 if ! "$PY" -c "import $modules" 2>/dev/null; then
     [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY lacks one of $modules: pip install ${need[*]}"
     pip_install "${need[@]}" || fail "pip could not install ${need[*]}."
 fi
-# ONNX files are tested where these packages are, for which these versions have wheels on Python 3.10, 3.11 and 3.12.
-onnx=(onnx==1.23.2 onnxruntime==1.23.2)
-if [ "${ZOO_VENV:-}" != none ] && ! "$PY" -c 'import onnx, onnxruntime' 2>/dev/null; then
-    pip_install -c "$REQUIREMENTS" "${onnx[@]}" || echo "Without ${onnx[*]} the tests of ONNX files are skipped." >&2
+# ONNX files are tested where these packages are (versions with wheels on Python 3.10, 3.11 and 3.12), properties where
+# hypothesis is.
+more=(onnx==1.23.2 onnxruntime==1.23.2 hypothesis==6.170.15)
+if [ "${ZOO_VENV:-}" != none ] && ! "$PY" -c 'import onnx, onnxruntime, hypothesis' 2>/dev/null; then
+    pip_install -c "$REQUIREMENTS" "${more[@]}" || echo "Without ${more[*]} the tests that need them are skipped." >&2
 fi
 
 TMPDIR=$(mktemp -d)
@@ -38,11 +57,12 @@ for argument in "$@"; do
 done
 limit=()
 if command -v timeout >/dev/null; then
-    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-5000}")
-    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-5000}") # Ctrl-C reaches pytest
+    limit=(timeout -k 30 "${ZOO_TEST_LIMIT:-$seconds}")
+    [ ! -t 0 ] || limit=(timeout --foreground -k 30 "${ZOO_TEST_LIMIT:-$seconds}") # Ctrl-C reaches pytest
 fi
+echo "$duration"
 code=0
 ${limit[@]+"${limit[@]}"} "$PY" -m pytest -c "$ROOT/tests/pytest.ini" --rootdir "$ROOT/tests" \
     ${workers[@]+"${workers[@]}"} ${what[@]+"${what[@]}"} "$@" || code=$?
-case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-5000} s." >&2 ;; esac
+case "$code" in 124 | 137) echo "error: the tests did not end within ${ZOO_TEST_LIMIT:-$seconds} s." >&2 ;; esac
 exit "$code"

@@ -1,6 +1,9 @@
-"""Shared test set-up: the repository on the path, a quiet framework, and a scratch folder as working directory."""
+"""Shared test set-up: the repository on the path, a quiet framework, parts that run on request, a scratch folder."""
+import ctypes
+import gc
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,16 +16,55 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
 
+# Tests with these marks run when the option of the same name is given, and then alone; with --all everything runs.
+PARTS = {"long": "networks of full size in a second mode, and what else takes minutes",
+         "torture": "kills, full disks, hostile files and thousands of mistakes",
+         "devices": "everything compiled for Ascend and GPU over stand-in libraries"}
+LEFT_OUT = pytest.StashKey[Counter]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("zoo")
+    group.addoption("--all", action="store_true", help="run every test")
+    for name, what in PARTS.items():
+        group.addoption(f"--{name}", action="store_true", help=f"run only {what}")
+
 
 def pytest_configure(config):
     """Declare the markers here too, for a run from the root, which does not see tests/pytest.ini."""
     config.addinivalue_line("markers", "slow: takes more than half a minute")
     config.addinivalue_line("markers", "distributed: starts several processes")
+    for name, what in PARTS.items():
+        config.addinivalue_line("markers", f"{name}: {what}; runs with --{name} and --all")
 
 
-def pytest_collection_modifyitems(items):
-    """Run the fast tests first, so that most of what is wrong shows within minutes."""
-    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "distributed")))
+def pytest_collection_modifyitems(config, items):
+    """Leave out the parts that are not asked for; run fast files first, so that most of what is wrong shows soon."""
+    asked = {name for name in PARTS if config.getoption(name)}
+    parts = [(next((name for name in PARTS if item.get_closest_marker(name)), None), item) for item in items]
+    kept = [item for part, item in parts if config.getoption("all") or (part in asked if asked else part is None)]
+    config.stash[LEFT_OUT] = Counter(part or "ordinary" for part, item in parts) - Counter(
+        next((name for name in PARTS if item.get_closest_marker(name)), "ordinary") for item in kept)
+    slow = {item.path for item in kept if any(item.get_closest_marker(name) for name in ("slow", "distributed"))}
+    items[:] = sorted(kept, key=lambda item: item.path in slow)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist: all of them collect the same
+        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what did not run and why; pytest itself lists the reasons of what was skipped (-rs)."""
+    for name, count in config.stash.get(LEFT_OUT, Counter()).items():
+        what = PARTS.get(name, "the ordinary tests")
+        option = f"--{name} or --all" if name in PARTS else "--all, or no such option"
+        terminalreporter.write_line(f"not run: {count} tests ({what}); {option} runs them")
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +72,16 @@ def scratch_directory(tmp_path, monkeypatch):
     """Run every test in an empty folder: the framework writes rank_0/ and dumps into the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back():
+    """Free compiled graphs after every file, and give their memory back to the system where the C library can."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 @pytest.fixture(params=["graph", "pynative"])

@@ -10,6 +10,7 @@ from typing import Callable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 
 from golden_rule import fill, image, labels
@@ -39,6 +40,17 @@ class Tolerances:
     exceptions_train: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # beginning of a name -> pair
     statistics: float = 1e-5
     zero_gradient: float = 2e-4
+
+
+def full_size(graph: Sequence[str] = (), pynative: Sequence[str] = ()):
+    """Parametrise "mode, name": each network of full size in the mode where it stands, in the other in the long part.
+
+    Both modes run the same cells, as the tiny networks and the networks of the other list show.
+    """
+    other = [("pynative", name) for name in graph] + [("graph", name) for name in pynative]
+    return pytest.mark.parametrize(
+        "mode, name", [("graph", name) for name in graph] + [("pynative", name) for name in pynative]
+        + [pytest.param(*values, marks=pytest.mark.long) for values in other], indirect=["mode"])
 
 
 class Golden:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from entry import ROOT
-from golden import Golden, Module, check_classifier
+from golden import Golden, Module, check_classifier, full_size
 
 from common.config.load import from_file, from_mapping, load_config
 from common.errors import UserError
@@ -36,8 +36,9 @@ def test_tiny_network_reproduces_the_golden_numbers(mode):
 
 
 @pytest.mark.slow
-def test_published_variant_reproduces_the_golden_numbers(mode):
-    check_classifier(Golden("convmlp_s"), SPEC.build("convmlp_s"), SPEC.convert, SPEC.restore)
+@full_size(graph=["convmlp_s"])
+def test_published_variant_reproduces_the_golden_numbers(mode, name):
+    check_classifier(Golden(name), SPEC.build(name), SPEC.convert, SPEC.restore)
 
 
 def test_block_reproduces_the_golden_numbers_at_both_scales(mode):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from golden import Golden, Tolerances, check_classifier, load_strictly
+from golden import Golden, Tolerances, check_classifier, full_size, load_strictly
 from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
@@ -115,26 +115,18 @@ def check_gradients(reference, network, phases) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GOLDENS)
-def test_network_reproduces_the_golden_numbers_op_by_op(name):
+@full_size(graph=["hlg_mobile_avgpool"], pynative=["hlg_mobile", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper"])
+def test_network_reproduces_the_golden_numbers(mode, name):
+    """In graph mode while training, where batch statistics and gradients come together."""
     reference = Reference(name)
-    network = reference.network()
-    with op_by_op():
-        check_gradients(reference, network, ("eval", "train"))
+    check_gradients(reference, reference.network(), ("train",) if mode == "graph" else ("eval", "train"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GOLDENS)
-def test_compiled_network_reproduces_the_golden_stages(name):
+@full_size(graph=["hlg_mobile"], pynative=["hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper"])
+def test_network_reproduces_the_golden_stages(mode, name):
     reference = Reference(name)
     check_stages(reference, reference.network())
-
-
-@pytest.mark.slow
-def test_compiled_network_reproduces_the_golden_gradients():
-    """Of one network and phase: compiling takes most of the time."""
-    reference = Reference("hlg_mobile_avgpool")
-    check_gradients(reference, reference.network(), ("train",))
 
 
 # parts

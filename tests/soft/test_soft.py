@@ -6,7 +6,7 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
-from golden import Golden, Tolerances, check_classifier, load_strictly
+from golden import Golden, Tolerances, check_classifier, full_size, load_strictly
 from golden_rule import pattern
 from mindspore import Tensor, nn, ops
 
@@ -48,7 +48,7 @@ class Reference(Golden):
 # the whole network
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["soft_tiny", "soft_norm_tiny", "soft_tiny_ill", "soft_tiny_192"])
+@full_size(graph=["soft_norm_tiny", "soft_tiny_ill"], pynative=["soft_tiny", "soft_tiny_192"])
 def test_network_reproduces_the_golden_numbers(mode, name):
     """At 192 pixels two inputs of ReLUs lie within 2e-6 of zero while training. The network soft_tiny_ill is nearly
     singular: the reference's own float32 logits are 1e-4 (eval) and 9e-4 (train) away from its float64 ones."""
@@ -68,7 +68,7 @@ class Stages(nn.Cell):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["soft_tiny", "soft_norm_tiny", "soft_tiny_192"])
+@full_size(pynative=["soft_tiny", "soft_norm_tiny", "soft_tiny_192"])
 def test_stages_reproduce_the_golden_numbers_on_pattern_images(mode, name):
     reference = Reference(name)
     network = reference.network().set_train(False)
@@ -85,9 +85,9 @@ def test_stages_reproduce_the_golden_numbers_on_pattern_images(mode, name):
         assert norm == pytest.approx(reference.arrays["pattern_stage_norms"][stage - 1], rel=1e-5), stage
 
 
-@pytest.mark.slow
-def test_normalised_network_reproduces_the_logits_of_a_single_image():
-    reference = Reference("soft_norm_tiny")
+@full_size(pynative=["soft_norm_tiny"])
+def test_normalised_network_reproduces_the_logits_of_a_single_image(mode, name):
+    reference = Reference(name)
     network = reference.network().set_train(False)
     load_strictly(network, SPEC.convert(reference.tensors()))
     logits = network(Tensor(reference.images[:1])).asnumpy()
