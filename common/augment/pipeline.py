@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.augment.operations import ColorJitter, Normalize, RandomErasing, channels_first, crop_box, single_draw_box
 from common.augment.policies import auto_augment
-from common.config.datasets import STATISTICS
+from common.config.datasets import DATASETS
 from common.errors import UserError, nearest
 
 INTERPOLATIONS = {
@@ -102,7 +102,7 @@ def statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     if config.in_channels not in (1, 3):
         raise UserError(f"in_channels {config.in_channels} cannot be read from images; allowed: 3 (RGB) and 1 (grey).")
-    mean, std = STATISTICS.get(config.dataset, STATISTICS["imagenet"])
+    mean, std = DATASETS[config.dataset].mean, DATASETS[config.dataset].std
     mean = _unit_range(config.mean) if config.mean else mean
     std = _unit_range(config.std) if config.std else std
     return _per_channel("mean", mean, config.in_channels), _per_channel("std", std, config.in_channels)

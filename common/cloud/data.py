@@ -5,14 +5,14 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Sequence
 
-from common.config.datasets import LAYOUTS
+from common.config.datasets import CIFAR10, CIFAR100
 from common.dataset.archive import marker_of, unpack_once
 from common.dataset.once import in_progress, once
 from common.dataset.sources import EVAL_FOLDERS, TRAIN_FOLDERS
 from common.errors import UserError
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_CIFAR = [name for layout in LAYOUTS.values() for name in (layout.folder, layout.test)]
+_CIFAR = [name for one in (CIFAR10, CIFAR100) for name in (one.folder, one.test)]
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import Callable, Iterator, Mapping
 from common.cloud.data import data_root, unpack_archives
 from common.cloud.storage import bring, check_local, failing, optional, send as send_of_storage
 from common.config.addresses import base_name, has_c2net, is_remote, sources as sources_of_addresses
+from common.config.datasets import DATASETS
 from common.config.options import TRAINING_TASKS, Config
 from common.config.rules import check_paths
 from common.dataset.once import once
@@ -299,7 +300,7 @@ def _prepare_c2net(config: Config, here: Place) -> Config:
     _once("TMPDIR", "data_path", "OpenI", folder, work, here)
     data, weights, output = json.loads(found.read_text(encoding="utf-8"))
     config = dataclasses.replace(config, output_path=output or config.output_path)
-    if config.dataset != "digits":
+    if not DATASETS[config.dataset].in_repository:
         config = _with_data(config, Path(data))
     files = sorted(Path(weights).rglob("*.ckpt")) if weights else []
     return _with_weights(config, files) if files else config

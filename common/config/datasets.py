@@ -1,28 +1,35 @@
-"""What is known of each kind of data set: classes, statistics, layout. Imports no MindSpore."""
+"""What is known of each kind of data set, in one table. Imports no MindSpore."""
 from dataclasses import dataclass
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
-
-
-# Data set -> mean and standard deviation per channel, for values in 0..1. Any other data set: ImageNet's.
-STATISTICS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "digits": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-
 
 PIXELS = 3 * 32 * 32  # bytes of an image of CIFAR
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How one of the two CIFAR data sets is delivered.
+class DataSet:
+    """One value of the key ``dataset``.
+
+    Args:
+        title: its name for people.
+        spellings: other values that mean it.
+        classes: number of classes; 0: as many as the data have.
+        mean, std: per channel, for values in 0..1; ImageNet's where the data set has none of its own.
+        in_repository: its images come with the code and need no folder.
+    """
+
+    title: str
+    spellings: tuple[str, ...] = ()
+    classes: int = 0
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    in_repository: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar(DataSet):
+    """One of the two CIFAR data sets, and how its binary version is delivered.
 
     Args:
         key: its name in the configuration.
-        title: its name for people.
         archive: file name of the archive.
         md5: checksum of the archive.
         folder: the folder inside the archive.
@@ -31,11 +38,9 @@ class Layout:
         expected: the files that the archive holds, for messages.
         class_names: file with one class name per line.
         label_bytes: bytes before the pixels; the last one is the label.
-        classes: number of classes.
     """
 
     key: str
-    title: str
     archive: str
     md5: str
     folder: str
@@ -44,7 +49,6 @@ class Layout:
     expected: str
     class_names: str
     label_bytes: int
-    classes: int
 
     @property
     def record(self) -> int:
@@ -57,11 +61,26 @@ class Layout:
         return f"cifar-{self.classes}-val-bin"
 
 
-LAYOUTS = {
-    "cifar10": Layout("cifar10", "CIFAR-10", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
-                      "cifar-10-batches-bin", "data_batch_*.bin", "test_batch.bin",
-                      "data_batch_1.bin to data_batch_5.bin, test_batch.bin", "batches.meta.txt", 1, 10),
-    "cifar100": Layout("cifar100", "CIFAR-100", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
-                       "cifar-100-binary", "train.bin", "test.bin", "train.bin, test.bin", "fine_label_names.txt", 2,
-                       100),
+CIFAR10 = Cifar(
+    "CIFAR-10", ("cifar-10",), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), key="cifar10",
+    archive="cifar-10-binary.tar.gz", md5="c32a1d4ab5d03f1284b67883e8d87530", folder="cifar-10-batches-bin",
+    train="data_batch_*.bin", test="test_batch.bin", expected="data_batch_1.bin to data_batch_5.bin, test_batch.bin",
+    class_names="batches.meta.txt", label_bytes=1)
+CIFAR100 = Cifar(
+    "CIFAR-100", ("cifar-100",), 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), key="cifar100",
+    archive="cifar-100-binary.tar.gz", md5="03b5dce01913d631647c71ecec9e9cb8", folder="cifar-100-binary",
+    train="train.bin", test="test.bin", expected="train.bin, test.bin", class_names="fine_label_names.txt",
+    label_bytes=2)
+DATASETS = {
+    "imagenet": DataSet("ImageNet", ("imagenet2012", "imagenet-1k")),
+    "folder": DataSet("class folders"),
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "digits": DataSet("digits", (), 10, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), in_repository=True),
+    "list": DataSet("a list of images"),
 }
+
+
+def is_cifar(name: str) -> bool:
+    """Whether a value of the key ``dataset`` means one of the CIFARs, which are files of records and not of images."""
+    return isinstance(DATASETS[name], Cifar)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.addresses import on_cloud
-from common.config.datasets import CLASSES
+from common.config.datasets import DATASETS
 from common.config.help import help_text
 from common.config.options import CALLER_VARIABLE, NAMES, TRAINING_TASKS, Config, fields_of, names_of, network_keys
 from common.config.rules import check_paths, check_rules
@@ -353,8 +353,8 @@ def _build(values: dict[str, Any], given: frozenset[str], spec: ModelSpec | None
     if spec is not None:
         follows |= spec.for_task(values.get("task", "train")).defaults
     dataset = values.get("dataset", follows.get("dataset"))
-    if dataset in CLASSES:
-        follows["num_classes"] = CLASSES[dataset]
+    if dataset in DATASETS and DATASETS[dataset].classes:
+        follows["num_classes"] = DATASETS[dataset].classes
     if values.get("dynamic_loss_scale"):
         follows |= {"loss_scale": 65536.0, "drop_overflow_update": True}  # it looks for the limit by crossing it
     config = ((spec.options if spec else None) or Config)(**follows | values, given=given)

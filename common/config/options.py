@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Callable, Literal, Mapping, Sequence
 
+from common.config.datasets import DATASETS
 from common.errors import UserError
 
 CALLER_VARIABLE = "ZOO_CALLER"  # environment: the folder in which the user started a launch script
@@ -145,8 +146,7 @@ class Config:
     dataset: str = _data("imagenet", "kind of data set: class folders (imagenet, folder), binary batches (cifar10, "
                          "cifar100), the digits of this repository, or a JSON list of images (list)",
                          aliases=("dataset_name", "dataset_choose"),
-                         choices={"imagenet": ("imagenet2012", "imagenet-1k"), "folder": (), "cifar10": ("cifar-10",),
-                                  "cifar100": ("cifar-100",), "digits": (), "list": ()})
+                         choices={name: one.spellings for name, one in DATASETS.items()})
     data_dir: str = _data("", "folder with train/ and val/, or the CIFAR files, or the training images themselves",
                           aliases=("dataset_path", "train_data_path"), path=True, tasks=TRAINING_TASKS + ("eval",))
     eval_dir: str = _data("", "folder of the evaluation images; empty: val/ (or the test batch) in data_dir",

@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-from common.config.datasets import LAYOUTS
+from common.config.datasets import DATASETS, is_cifar
 from common.config.options import TRAINING_TASKS, Config
 from common.errors import UserError
 
@@ -51,7 +51,7 @@ def check_paths(config: Config, task: str) -> None:
     Raises:
         UserError: naming the key, the path and what should be there.
     """
-    if task in TRAINING_TASKS + ("eval",) and not config.enable_modelarts and config.dataset != "digits":
+    if task in TRAINING_TASKS + ("eval",) and not config.enable_modelarts and not DATASETS[config.dataset].in_repository:
         _check_data(config, task)
     if config.enable_modelarts:
         return  # the weights too are fetched later
@@ -65,13 +65,13 @@ def check_paths(config: Config, task: str) -> None:
 
 def _check_data(config: Config, task: str) -> None:
     is_list = config.eval_dir.lower().endswith(".json")  # its images, and perhaps the list itself, are in data_dir
-    if task == "eval" and config.eval_dir and not is_list and config.dataset not in LAYOUTS:
+    if task == "eval" and config.eval_dir and not is_list and not is_cifar(config.dataset):
         _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")
         return
     if not config.data_dir:
         raise UserError(f"data_dir: empty, but dataset: {config.dataset} has to be read from somewhere; give "
                         "--data_dir (also --dataset_path) the folder of the data set.")
-    if not config.download and config.dataset not in LAYOUTS:  # CIFAR's archive may lie beside it
+    if not config.download and not is_cifar(config.dataset):  # CIFAR's archive may lie beside it
         _check_exists("data_dir", config.data_dir, "the folder of the data set")
         if task in ("train", "finetune", "linprobe") and config.val_while_train and not is_list:
             _check_exists("eval_dir", config.eval_dir, "the folder of the evaluation images")

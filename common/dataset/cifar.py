@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config.datasets import LAYOUTS, Layout
+from common.config.datasets import CIFAR10, CIFAR100, DATASETS, Cifar
 from common.config.options import Config
 from common.dataset.archive import download, marker_of, unpack_once
 from common.dataset.once import in_progress, once
@@ -44,7 +44,7 @@ def read_cifar(config: Config, split: str) -> Records:
     Raises:
         UserError: if files are missing, of a wrong size, or of the other CIFAR.
     """
-    layout = LAYOUTS[config.dataset]
+    layout = DATASETS[config.dataset]
     files = _find_or_get(config, layout, split)
     classes = _class_names(config, layout)
     images, labels = zip(*(_read(file, layout, len(classes)) for file in files))
@@ -58,7 +58,7 @@ def _bases(config: Config, split: str) -> list[Path]:
     return [Path(name) for name in named if name]
 
 
-def _find(bases: list[Path], layout: Layout, split: str) -> list[Path]:
+def _find(bases: list[Path], layout: Cifar, split: str) -> list[Path]:
     """Return the files of a split in the first folder that has them, in the order of their numbers."""
     pattern = layout.train if split == "train" else layout.test
     for base in bases:
@@ -70,7 +70,7 @@ def _find(bases: list[Path], layout: Layout, split: str) -> list[Path]:
     return []
 
 
-def _find_or_get(config: Config, layout: Layout, split: str) -> list[Path]:
+def _find_or_get(config: Config, layout: Cifar, split: str) -> list[Path]:
     bases = _bases(config, split)
     if not bases:
         raise UserError(f"data_dir: empty; give the folder of {layout.title} ({layout.expected}).")
@@ -98,16 +98,16 @@ def _find_or_get(config: Config, layout: Layout, split: str) -> list[Path]:
     return files
 
 
-def _fetch(file: Path, layout: Layout) -> None:
+def _fetch(file: Path, layout: Cifar) -> None:
     url = f"{os.environ.get(ADDRESS_VARIABLE, ADDRESS).rstrip('/')}/{layout.archive}"
     make_folder("data_dir", file.parent)
     once(file, lambda: download(url, file, layout.md5))
     unpack_once(file, file.parent)
 
 
-def _refuse_other_kinds(bases: list[Path], layout: Layout) -> None:
+def _refuse_other_kinds(bases: list[Path], layout: Cifar) -> None:
     """Say so when a folder holds the other CIFAR, or the version for Python."""
-    other = next(o for o in LAYOUTS.values() if o is not layout)
+    other = _other(layout)
     for base in bases:
         if _find([base], other, "train") or _find([base], other, "eval"):
             raise UserError(f"dataset: {layout.key}, but {base} holds {other.title} ({other.expected}); set dataset: "
@@ -118,7 +118,11 @@ def _refuse_other_kinds(bases: list[Path], layout: Layout) -> None:
                             f"{layout.archive} from {ADDRESS}/{layout.archive}, which download: true fetches.")
 
 
-def _class_names(config: Config, layout: Layout) -> list[str]:
+def _other(layout: Cifar) -> Cifar:
+    return CIFAR100 if layout.key == CIFAR10.key else CIFAR10
+
+
+def _class_names(config: Config, layout: Cifar) -> list[str]:
     """Return the names in the file beside the records, of either split, or the numbers of the classes."""
     bases = _bases(config, "eval")[::-1]
     for base in bases:
@@ -130,14 +134,14 @@ def _class_names(config: Config, layout: Layout) -> list[str]:
     return [str(number) for number in range(layout.classes)]
 
 
-def _read(file: Path, layout: Layout, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(file: Path, layout: Cifar, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Read one file: images uint8 (n, 32, 32, 3) and labels int32 (n,)."""
     try:
         content = np.fromfile(file, np.uint8)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     if content.size == 0 or content.size % layout.record:
-        other = next(o for o in LAYOUTS.values() if o is not layout)
+        other = _other(layout)
         hint = (f"; it looks like {other.title}, so set dataset: {other.key}"
                 if content.size and content.size % other.record == 0 else f"; fetch {layout.archive} again")
         raise UserError(f"{file} has {content.size} bytes, which is no whole number of records of {layout.title} "

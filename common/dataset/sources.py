@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Sequence
 
-from common.config.datasets import LAYOUTS
+from common.config.datasets import DATASETS, is_cifar
 from common.config.options import Config
 from common.dataset.archive import marker_of, unpack_once
 from common.dataset.cifar import read_cifar
@@ -38,9 +38,9 @@ def open_samples(config: Config, split: str) -> Samples:
     if config.dataset == "digits":
         images, labels = load_digits(split)
         return ArraySamples("digits", DIGITS, labels, images, [(f"digits ({split})", len(labels))])
-    if config.dataset in LAYOUTS:
+    if is_cifar(config.dataset):
         found = read_cifar(config, split)
-        return ArraySamples(LAYOUTS[config.dataset].title, found.classes, found.labels, found.images, found.sources)
+        return ArraySamples(DATASETS[config.dataset].title, found.classes, found.labels, found.images, found.sources)
     if split == "train" and config.img_ids:
         return _read_list(config, Path(config.img_ids), Path(config.data_dir))
     if split == "train" and config.dataset == "list":

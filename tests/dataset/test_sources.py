@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from common.command import run
-from common.config.datasets import LAYOUTS
+from common.config.datasets import CIFAR10, DATASETS
 from common.config.load import from_mapping
 from common.dataset.cifar import ADDRESS_VARIABLE
 from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
@@ -323,8 +323,8 @@ def mirror(tmp_path, monkeypatch):
     service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=service.serve_forever, daemon=True).start()
     monkeypatch.setenv(ADDRESS_VARIABLE, f"http://127.0.0.1:{service.server_port}/")
-    layout = dataclasses.replace(LAYOUTS["cifar10"], md5=hashlib.md5(file.read_bytes()).hexdigest())
-    monkeypatch.setitem(LAYOUTS, "cifar10", layout)
+    layout = dataclasses.replace(CIFAR10, md5=hashlib.md5(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(DATASETS, "cifar10", layout)
     yield file
     service.shutdown()
     service.server_close()
