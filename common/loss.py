@@ -9,6 +9,7 @@ On the way of a batch (``common.tasks.train``): before it the model's network ma
 ``common.train_step``; after it that step goes backward from the loss.
 """
 import math
+from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -159,7 +160,9 @@ class JensenShannon(CrossEntropy):
         ValueError: if the batch cannot be split.
     """
 
-    def __init__(self, smoothing: float = 0.0, groups: int = 3, alpha: float = 12.0):
+    GROUPS = 3
+
+    def __init__(self, smoothing: float = 0.0, groups: int = GROUPS, alpha: float = 12.0):
         super().__init__(smoothing)
         self.groups = groups
         self.alpha = alpha
@@ -178,25 +181,47 @@ class JensenShannon(CrossEntropy):
         return clean + self.alpha * divergence
 
 
+@dataclass(frozen=True)
+class Kind:
+    """One value of the key ``loss``, and what it wants of the data.
+
+    Attributes:
+        cell: the loss; built with the smoothing.
+        rows: it reads a row of probabilities per image also where nothing is mixed.
+        smooths_rows: it smooths rows itself, so that they must not be smoothed already.
+        copies: of every image in a batch, the first without changes of colour.
+    """
+
+    cell: type[nn.Cell]
+    rows: bool = False
+    smooths_rows: bool = False
+    copies: int = 1
+
+
 LOSSES = {
-    "CE": CrossEntropy,
-    "BCE": BinaryCrossEntropy,
-    "ce_smooth": SmoothCrossEntropy,
-    "ce_smooth_mixup": SmoothMixupCrossEntropy,
-    "soft_ce": CrossEntropy,
-    "asl": AsymmetricLoss,
-    "jsd": JensenShannon,
+    "CE": Kind(CrossEntropy),
+    "BCE": Kind(BinaryCrossEntropy, rows=True, smooths_rows=True),
+    "ce_smooth": Kind(SmoothCrossEntropy),
+    "ce_smooth_mixup": Kind(SmoothMixupCrossEntropy, rows=True, smooths_rows=True),
+    "soft_ce": Kind(CrossEntropy, rows=True),
+    "asl": Kind(AsymmetricLoss),
+    "jsd": Kind(JensenShannon, copies=JensenShannon.GROUPS),
 }
 
 
-def build_loss(config: Config) -> nn.Cell:
-    """Return the loss that the configuration names (``loss``, any case) with its smoothing.
+def kind_of(config: Config) -> Kind:
+    """Return what is known of the loss that the configuration names (``loss``, any case).
 
     Raises:
         UserError: for an unknown name.
     """
-    cells = {name.lower(): cell for name, cell in LOSSES.items()}
-    if config.loss.lower() not in cells:
+    kinds = {name.lower(): kind for name, kind in LOSSES.items()}
+    if config.loss.lower() not in kinds:
         raise UserError(f"loss: '{config.loss}' is unknown; there are {', '.join(LOSSES)}."
                         f"{nearest(config.loss, LOSSES)}")
-    return cells[config.loss.lower()](config.smoothing)
+    return kinds[config.loss.lower()]
+
+
+def build_loss(config: Config) -> nn.Cell:
+    """Return the loss of a configuration with its smoothing; raises UserError for an unknown name."""
+    return kind_of(config).cell(config.smoothing)

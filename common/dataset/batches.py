@@ -27,13 +27,13 @@ from common.config.options import Config
 from common.context.cores import own_cores
 from common.dataset.samples import Samples, count_steps
 from common.errors import UserError
+from common.loss import kind_of
 
 # independent streams of random numbers
 _ORDER, _IMAGE, _MIX, _NOISE = range(4)
 _PREFETCH = 4  # batches that wait between two stages of the framework's pipeline; its 16 would be gigabytes
 _SMALL_IMAGE = 64  # pixels; images in memory, of at most this side, are made faster than a process could hand them over
 _SHARED_MEMORY = "/dev/shm"
-_JSD_GROUPS = 3  # parts of a batch that common.loss.JensenShannon compares: clean images and two augmented copies
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +49,15 @@ def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
 
 def soft_targets(config: Config) -> bool:
     """Whether the loss of this configuration reads a row of probabilities per image instead of a class number."""
-    return bool(config.mixup or config.cutmix) or config.loss in ("BCE", "ce_smooth_mixup", "soft_ce")
+    return bool(config.mixup or config.cutmix) or kind_of(config).rows
 
 
 def mixer(config: Config) -> Mixer:
     """Return what makes soft targets, mixed or not.
 
-    It smooths the targets itself where the loss takes them as they are; ``ce_smooth_mixup`` and ``BCE`` smooth inside.
+    It smooths the targets itself, but for a loss that smooths rows inside.
     """
-    smoothing = 0.0 if config.loss in ("ce_smooth_mixup", "BCE") else config.smoothing
+    smoothing = 0.0 if kind_of(config).smooths_rows else config.smoothing
     return Mixer(config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob, config.num_classes,
                  smoothing)
 
@@ -82,12 +82,13 @@ class TrainBatches:
         self.global_batch = config.batch_size * world_size
         self.length = count_steps(config, len(samples), world_size) * config.accumulation_steps
         self.transforms = [train_transform(config)]
-        if config.loss == "jsd" and not noise_length:
+        copies = kind_of(config).copies
+        if copies > 1 and not noise_length:
             if config.mixup or config.cutmix:
-                raise UserError("loss: jsd compares copies of one image and takes no mixed ones; set mixup: 0 and "
+                raise UserError(f"loss: {config.loss} compares copies of one image and takes no mixed ones; set mixup: 0 and "
                                 "cutmix: 0.")
             clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0))
-            self.transforms = [clean] + self.transforms * (_JSD_GROUPS - 1)
+            self.transforms = [clean] + self.transforms * (copies - 1)
         side = config.image_size
         self.shape = (len(self.transforms) * config.batch_size, config.in_channels, side, side)
         self.mixer = mixer(config) if soft_targets(config) and not noise_length else None
