@@ -11,9 +11,8 @@ from typing import Callable, Mapping, Sequence
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
-
 from golden_rule import fill, image, labels
+from mindspore import Tensor, nn, ops
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 MODULE_FILE = "modules_gmlp_convmlp_vit"
