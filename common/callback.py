@@ -2,8 +2,6 @@
 
 ``callbacks`` says which there are and in which order they act.
 """
-import json
-import math
 import sys
 import time
 from typing import Any, Callable, Iterable
@@ -18,8 +16,10 @@ from common.context.ranks import Runtime
 from common.errors import UserError
 from common.metric import Scores
 from common.pictures.curves import plot_history
-from common.run import HISTORY, Run, TrainingState, read_history, training_tensors
+from common.run import HISTORY, Run, TrainingState, training_tensors, write_history
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
+
+CURVES = "curves.png"
 
 
 class EpochRecord(Callback):
@@ -228,22 +228,21 @@ class Saving(Callback):
 
 
 class History(Callback):
-    """Appends the epoch's record to ``history.jsonl``, draws the curves, and logs the epoch's last line."""
+    """Adds the epoch's record to ``history.jsonl``, draws the curves, and logs the epoch's last line."""
 
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
-        self.title = f"{run.spec.display_name(run.config.model)} on {run.samples.name}"
         self.drawn = 0.0
 
     def on_train_epoch_end(self, run_context):
         run, state = self.run, self.run.state
+        state.history.append(state.row)
         if run.runtime.is_main:
-            with open(run.file(HISTORY), "a", encoding="utf-8") as file:
-                file.write(json.dumps({k: v if not isinstance(v, float) or math.isfinite(v) else None
-                                       for k, v in state.row.items()}) + "\n")
+            run.folder.lock.check()
+            write_history(run.file(HISTORY), state.history)
             if time.time() - self.drawn > 60 or state.epoch == state.epochs:
-                plot_history(read_history(run.file(HISTORY)), run.file("curves.png"), self.title)
+                draw_curves(run)
                 self.drawn = time.time()
         evaluated = "top1" in state.row
         part = run.log.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
@@ -251,6 +250,12 @@ class History(Callback):
         total = state.row["epoch_time"] + eval_time
         run.log.emit("epoch_total", **epoch_values(state), evaluated_part=part, eval_time=eval_time,
                      train_time=state.row["epoch_time"], total_time=total, eta=total * (state.epochs - state.epoch))
+
+
+def draw_curves(run: Run) -> None:
+    """Draw ``curves.png`` from the records of the run."""
+    title = f"{run.spec.display_name(run.config.model)} on {run.samples.name}"
+    plot_history(run.state.history, run.file(CURVES), title)
 
 
 class Profile(Callback):

@@ -33,8 +33,16 @@ def written_whole(path: str | Path, key: str = "") -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{key}{': ' if key else ''}'{path}' cannot be written ({reason(error)}).") from error
     finally:
+        for left in (unfinished, unfinished.with_suffix(".tmp")):  # the framework writes there first
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what ``written_whole`` has left in a folder where processes were killed; nobody may be writing there."""
+    for left in folder.glob(".*.unfinished.*"):
         with contextlib.suppress(OSError):
-            unfinished.unlink()
+            left.unlink()
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:

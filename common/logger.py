@@ -23,6 +23,20 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
+class _File(logging.FileHandler):
+    """Writes to a file; when that is not possible, as on a full disk, it says so once and the training goes on."""
+
+    said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.said:
+            self.said = True
+            print(f"warning: the log {self.baseFilename} cannot be written: {error.strerror}.", file=sys.stderr)
+
+
 def get_logger(name: str = "zoo") -> logging.Logger:
     """Return the logger of the run; silent up to warnings until ``set_up`` was called."""
     return logging.getLogger(name)
@@ -49,7 +63,7 @@ def set_up(run_dir: str | Path | None, rank: int = 0, prefix: str = "%(asctime)s
         file = Path(run_dir) / f"log_rank_{rank}.txt"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(file, mode="a", encoding="utf-8"))
+            handlers.append(_File(file, mode="a", encoding="utf-8"))
         except OSError as error:
             raise UserError(f"ckpt_save_dir: the log {file} cannot be written: {error.strerror}.") from error
     for handler in handlers:

@@ -4,7 +4,7 @@ A checkpoint holds, by the names of its tensors:
 
 - as in the network: weights and running statistics;
 - ``ema.NAME``: their moving average, with ``ema``;
-- ``optimizer.NAME``: what the update rule keeps (``common.optimizer.rules``), such as moments and the number of updates;
+- ``optimizer.NAME``: what the update rule keeps (``common.optimizer.rules``): moments, the number of updates;
 - ``train.NAME``: loss scale and counters of the step (``common.train_step``);
 - ``zoo_meta``: JSON text, what ``Run.description`` gives.
 
@@ -15,10 +15,11 @@ over micro-batches, which are zero at the end of an epoch. ``common.checkpoint``
 import dataclasses
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Iterable, TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -36,6 +37,8 @@ from common.train_step import TrainStep
 
 HISTORY = "history.jsonl"
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +53,7 @@ class TrainingState:
         lr: learning rate of every optimizer step.
         epoch: the current epoch, from 1.
         row: the record of the current epoch, one line of ``history.jsonl``.
+        history: the records of the epochs before.
         best: best top-1 so far, as a fraction; -1 before the first evaluation.
     """
 
@@ -59,6 +63,7 @@ class TrainingState:
     lr: np.ndarray
     epoch: int = 0
     row: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = 0
     fps: list[float] = field(default_factory=list)
@@ -97,25 +102,53 @@ class Run:
         return self.folder.folder / name
 
     def description(self) -> dict[str, Any]:
-        """Return what a checkpoint says about itself, as JSON values."""
+        """Return what a checkpoint says about itself, as JSON values.
+
+        ``row`` is the epoch's record, because a run may be killed between its checkpoint and its line of history.
+        """
         state = self.state
         return {"family": self.spec.name, "model": self.config.model, "classes": self.samples.classes,
                 "config": plain(self.config), "epoch": state.epoch, "steps_per_epoch": state.steps_per_epoch,
                 "world_size": self.runtime.world_size, "best": state.best, "best_epoch": state.best_epoch,
-                "mindspore": ms.__version__}
+                "row": as_json(state.row), "mindspore": ms.__version__}
 
 
 def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples, state: TrainingState) -> Run:
-    """Make the run's folder and begin its log.
+    """Make the run's folder, take it for this training, and begin its log.
 
     Raises:
-        UserError: if that is not possible.
+        UserError: if that is not possible, or another training writes there.
     """
-    folder = make_folder("ckpt_save_dir", config.ckpt_save_dir)
-    logger = set_up(folder, runtime.rank, spec.log_style.prefix)
     name = config.prefix or spec.display_name(config.model)
-    return Run(config, spec, runtime, samples, state, RunFolder(folder, name, config.keep_checkpoint_max),
-               LogLines(spec.log_style, logger))
+    folder = RunFolder(Path(config.ckpt_save_dir), name, config.keep_checkpoint_max, state.steps_per_epoch)
+
+    def begin() -> None:
+        make_folder("ckpt_save_dir", folder.folder)
+        if runtime.is_main:
+            folder.begin()
+
+    together(runtime, begin)
+    logger = set_up(folder.folder, runtime.rank, spec.log_style.prefix)
+    return Run(config, spec, runtime, samples, state, folder, LogLines(spec.log_style, logger))
+
+
+def together(runtime: Runtime, action: Callable[[], Result]) -> Result:
+    """Do something on every rank, and go on only if all can.
+
+    Raises:
+        UserError: that of this rank; or one that points to the rank that has it, so that nobody waits for others.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except UserError as error:
+        problem = error
+    failed = runtime.sum(np.eye(runtime.world_size)[runtime.rank] * (problem is not None))
+    if problem is not None:
+        raise problem
+    if failed.any():
+        raise UserError(f"rank {int(failed.argmax())} cannot go on, and its log says why: rank {runtime.rank} stops too.")
+    return result
 
 
 def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
@@ -130,11 +163,18 @@ def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
             if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
 
 
-def keep_history(file: Path, epochs: int) -> list[dict]:
-    """Cut ``history.jsonl`` back to the first ``epochs`` epochs, where a resumed run continues, and return them."""
-    rows = [row for row in read_history(file) if row["epoch"] <= epochs] if file.is_file() else []
-    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+def as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as JSON can hold it: numbers that are not finite become null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def write_history(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write ``history.jsonl`` whole.
+
+    Raises:
+        UserError: if that is not possible.
+    """
+    write_whole(file, "".join(json.dumps(as_json(row)) + "\n" for row in rows))
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.logger import LogLines, LogStyle
 from common.metric import Scores
 from common.optimizer.rules import SGD
-from common.run import Run, TrainingState, keep_history
+from common.run import Run, TrainingState
 from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, TrainStep
 
@@ -152,10 +152,3 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path, kept, capfd):
     progress = [x for x in lines if "ETA" in x]
     assert re.fullmatch(r"epoch 1/4 batch 2/5 loss \d\.\d+, lr [\d.]+, \d+ images/s, ETA \d\d:\d\d", progress[0])
     assert "\r" not in capfd.readouterr().err
-
-
-def test_a_resumed_history_forgets_the_epochs_that_are_done_again(tmp_path):
-    file = tmp_path / "history.jsonl"
-    file.write_text('{"epoch": 1, "loss": 2}\n{"epoch": 2, "loss": 1}\n{"epoch": 3, "lo')  # killed while writing
-    assert [row["epoch"] for row in keep_history(file, 1)] == [1]
-    assert file.read_text() == '{"epoch": 1, "loss": 2}\n'

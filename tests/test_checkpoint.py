@@ -1,7 +1,10 @@
 """A checkpoint is whole or absent, says what it holds, and fits or is refused with names."""
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 
 import mindspore as ms
 import numpy as np
@@ -10,6 +13,7 @@ from mindspore import Tensor
 from small_networks import Linear, TwoLayers
 
 from common.checkpoint.file import META, load_checkpoint, save_checkpoint
+from common.checkpoint.lock import FolderLock
 from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import load_into, network_tensors
 from common.errors import UserError
@@ -201,3 +205,96 @@ def test_an_empty_folder_is_no_run(tmp_path):
 def test_the_description_is_json_inside_the_file(tmp_path, tensors):
     path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 4})
     assert json.loads(ms.load_checkpoint(str(path))[META]) == {"epoch": 4}
+
+
+def test_a_machine_whose_memory_is_in_the_page_cache_reads_checkpoints(tmp_path, tensors, monkeypatch):
+    path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 4})
+    known = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_AVPHYS_PAGES" else known(name))
+    monkeypatch.setattr(os.path, "getsize", lambda path: 1 << 60)  # of which the framework asks
+    assert load_checkpoint(path)[1] == {"epoch": 4}
+    assert os.sysconf("SC_AVPHYS_PAGES") == 1  # as it was
+
+
+@pytest.mark.parametrize("cause, words", [(MemoryError(), "do not fit into the memory"),
+                                          (OSError(5, "Input/output error"), "cannot be read .Input/output error")])
+def test_what_is_not_the_files_fault_does_not_make_a_run_take_an_older_one(tmp_path, tensors, monkeypatch, cause, words):
+    folder = RunFolder(tmp_path, "net")
+    for epoch in (1, 2):
+        folder.save(epoch, 5, tensors, {"epoch": epoch})
+
+    def fail(*_, **__):
+        try:
+            raise cause
+        except Exception as error:
+            raise ValueError("the framework hides the cause") from error
+
+    monkeypatch.setattr(ms, "load_checkpoint", fail)
+    with pytest.raises(UserError, match=f"net-2_5.ckpt.*{words}"):
+        folder.newest()
+
+
+def test_a_folder_is_for_one_training_at_a_time_and_opens_when_its_owner_is_killed(tmp_path):
+    code = ("import sys, time; from pathlib import Path; from common.checkpoint.lock import FolderLock\n"
+            "FolderLock(Path(sys.argv[1])).take(); print('taken', flush=True); time.sleep(600)")
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout.readline() == "taken\n"
+        with pytest.raises(UserError, match=f"still runs, process {owner.pid} on {socket.gethostname()};"):
+            FolderLock(tmp_path).take()
+    finally:
+        owner.kill()
+        owner.wait()
+    lock = FolderLock(tmp_path)
+    lock.take()
+    lock.check()
+
+
+def test_a_folder_that_vanishes_or_is_another_one_is_noticed_before_anything_is_written(tmp_path, tensors):
+    folder = RunFolder(tmp_path / "run", "net")
+    folder.folder.mkdir()
+    folder.begin()
+    folder.save(1, 5, tensors, {"epoch": 1})
+    folder.folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="run was removed, moved or replaced"):
+        folder.save(2, 5, tensors, {"epoch": 2})
+    assert not folder.folder.exists()
+    folder.folder.mkdir()
+    folder.lock.path.write_text("of another training")
+    with pytest.raises(UserError, match="run was removed, moved or replaced"):
+        folder.save_best(tensors, {"epoch": 2})
+
+
+def test_what_killed_processes_left_unfinished_is_removed(tmp_path, tensors):
+    for name in (".net-3_5.123.unfinished.ckpt", ".net-3_5.123.unfinished.tmp", ".history.123.unfinished.jsonl"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".hidden").write_text("of the user")
+    RunFolder(tmp_path, "net").begin()
+    assert sorted(os.listdir(tmp_path)) == [".hidden", ".lock"]
+
+
+def test_checkpoints_inside_an_epoch_give_way_to_the_next_and_count_for_none_that_is_kept(tmp_path, tensors):
+    folder = RunFolder(tmp_path, "net", keep=2, steps_per_epoch=5)
+    kept = []
+    for epoch, step in ((1, 5), (2, 5), (3, 2), (3, 4), (3, 5), (4, 1)):
+        folder.save(epoch, step, tensors, {})
+        kept.append([path.name[4:-5] for path in folder.checkpoints()])
+    assert kept == [["1_5"], ["1_5", "2_5"], ["1_5", "2_5", "3_2"], ["1_5", "2_5", "3_4"], ["2_5", "3_5"],
+                    ["2_5", "3_5", "4_1"]]
+
+
+@pytest.mark.parametrize("state, words", [("missing", "was missing"), ("damaged", "was damaged"),
+                                          ("other", "held epoch 1 instead of 2"), ("right", "")])
+def test_the_best_checkpoint_is_made_again_or_mentioned(tmp_path, tensors, state, words):
+    folder = RunFolder(tmp_path, "net", steps_per_epoch=5)
+    paths = {epoch: folder.save(epoch, 5, tensors, {"epoch": epoch}) for epoch in (1, 2, 3)}
+    if state != "missing":
+        folder.save_best(tensors, {"epoch": 1 if state == "other" else 2})
+    if state == "damaged":
+        folder.best.write_bytes(folder.best.read_bytes()[:-30])
+    said = folder.mend_best(2, paths[3])
+    assert words in said and ("made again from" in said) == bool(words)
+    assert load_checkpoint(folder.best)[1] == {"epoch": 2}
+    paths[2].unlink()
+    folder.best.unlink()
+    assert "it stays so until a better epoch comes" in folder.mend_best(2, paths[3])

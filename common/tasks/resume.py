@@ -6,12 +6,13 @@ import mindspore as ms
 import numpy as np
 
 from common.checkpoint.file import load_checkpoint
+from common.checkpoint.run_folder import Found
 from common.checkpoint.weights import LoadReport, load_into, network_tensors
 from common.config.options import Config
 from common.errors import UserError
 from common.layers.drop_path import seed_random_states
 from common.network import check_family, check_weights
-from common.run import Run, plain, training_tensors
+from common.run import HISTORY, Run, plain, read_history, together, training_tensors, write_history
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
@@ -35,9 +36,7 @@ def restore(run: Run, step: TrainStep) -> int:
         The number of epochs that are done.
     """
     config, state, logger = run.config, run.state, run.log.logger
-    found = run.folder.newest()
-    if found is None and config.resume:
-        found = (Path(config.resume), *load_checkpoint(config.resume), [])
+    found = _find(run)
     epoch = 0
     if found is not None:
         path, tensors, meta, problems = found
@@ -51,6 +50,9 @@ def restore(run: Run, step: TrainStep) -> int:
         step.micro_steps.set_data(ms.Tensor(done, ms.int32))
         state.best, state.best_epoch = meta["best"], meta["best_epoch"]
         logger.info(f"Continuing after epoch {epoch} from {path}")
+        if run.runtime.is_main and config.save_checkpoint and state.best_epoch:
+            if sentence := run.folder.mend_best(state.best_epoch, path):
+                logger.warning(sentence)
     elif config.ckpt_path:
         report = _load_weights(config, run.spec, step)
         if step.ema_decay is not None:
@@ -59,8 +61,46 @@ def restore(run: Run, step: TrainStep) -> int:
         logger.info(f"Starting from the weights of {config.ckpt_path}: {report.summary()}")
     else:
         logger.info("Starting from scratch")
+    if run.runtime.is_main:
+        _restore_history(run, epoch, found)
     seed_random_states(step.network, config.seed + run.runtime.rank, int(step.micro_steps.asnumpy()))
     return epoch
+
+
+def _find(run: Run) -> Found | None:
+    """Read the checkpoint to continue from, the same on all ranks: they have to see the same folder.
+
+    Raises:
+        UserError: on all ranks, if one of them cannot read it or would take another one.
+    """
+    def read() -> Found | None:
+        found = run.folder.newest()
+        if found is None and run.config.resume:
+            found = Found(Path(run.config.resume), *load_checkpoint(run.config.resume), [])
+        return found
+
+    found = together(run.runtime, read)
+    position = np.array([found.meta.get("epoch", 0) if found else -1], np.float64)
+    first = run.runtime.sum(position if run.runtime.is_main else np.zeros(1))
+
+    def compare() -> None:
+        if position[0] != first[0]:
+            raise UserError(f"ckpt_save_dir: rank 0 continues after epoch {int(first[0])}, but rank {run.runtime.rank} "
+                            f"finds {found.path if found else 'no checkpoint'} in {run.folder.folder}; all ranks need "
+                            "the same folder, on storage that they share.")
+
+    together(run.runtime, compare)
+    return found
+
+
+def _restore_history(run: Run, epoch: int, found: Found | None) -> None:
+    """Cut ``history.jsonl`` back to the epochs that are done, and add the last one if its line was not written."""
+    file = run.file(HISTORY)
+    rows = {row["epoch"]: row for row in (read_history(file) if file.is_file() else ()) if row["epoch"] <= epoch}
+    if found and found.path.parent == run.folder.folder and (row := found.meta.get("row")) and row["epoch"] == epoch:
+        rows.setdefault(epoch, row)
+    run.state.history = [rows[number] for number in sorted(rows)]
+    write_history(file, run.state.history)
 
 
 def _load_weights(config: Config, spec: ModelSpec, step: TrainStep) -> LoadReport:

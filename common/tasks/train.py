@@ -20,7 +20,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.train import Model
 
-from common.callback import callbacks
+from common.callback import callbacks, draw_curves
 from common.checkpoint.weights import HEAD
 from common.config.options import Config
 from common.config.yaml_file import save_config
@@ -34,7 +34,7 @@ from common.loss import build_loss
 from common.lr import schedule
 from common.network import build_network
 from common.optimizer.build import build_optimizer
-from common.run import HISTORY, TrainingState, keep_history, open_run
+from common.run import TrainingState, open_run
 from common.spec import ModelSpec
 from common.tasks.evaluate import evaluation
 from common.tasks.resume import restore
@@ -71,13 +71,14 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     if start_epoch >= config.epochs:
         logger.info(f"The training in {run.folder.folder} is complete ({start_epoch} of {config.epochs} epochs); raise "
                     "--epochs to go on, or choose another --ckpt_save_dir to start again.")
+        if runtime.is_main:
+            draw_curves(run)  # the run may have been killed before
         return state
     batches = train_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size, start_epoch=start_epoch,
                             noise_length=network.noise_length if pretraining else 0)
     if runtime.is_main:
         save_config(config, run.file("config.yaml"))
         save_classes(samples, run.file("classes.json"))
-        keep_history(run.file(HISTORY), start_epoch)
     logger.info(f"{spec.display_name(config.model)}: {_count(network):,} parameters, {len(samples)} training images, "
                 + ("" if pretraining else f"{len(samples.classes)} classes, ")
                 + f"{steps_per_epoch} steps of {global_batch} images per epoch, "
