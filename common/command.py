@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any, Callable, Sequence
 
@@ -57,21 +58,27 @@ def run(action: Callable[[Sequence[str]], str | int], argv: Sequence[str]) -> in
 
 
 class Ending:
-    """Ends the process at once when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
+    """Ends the process when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
 
-    MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data workers. So the
-    signals are blocked in every thread but one, which waits for them. Threads that libraries have begun before cannot
-    be reached; a signal that one of them gets is passed on through a pipe. Nothing is lost: checkpoints are whole or
-    absent.
+    At once, or, where there is something to save, after whoever works has saved it and calls ``leave``; a second signal
+    ends at once then too. MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data
+    workers. So the signals are blocked in every thread but one, which waits for them. Threads that libraries have begun
+    before cannot be reached; a signal that one of them gets is passed on through a pipe.
 
     Attributes:
-        rescue: is done before the end; a second signal does not wait for it.
+        rescue: is done before the end; a further signal does not wait for it.
+        saves: whether the first signal is only noted, for somebody who will save and call ``leave``.
+        asked: the number of the signal that came; 0: none.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    ECHO = 0.5  # seconds in which a second signal is the same request: a terminal and a launcher may both send one
 
     def __init__(self):
         self.rescue: Callable[[], None] = lambda: None
+        self.saves = False
+        self.asked = 0
+        self.leaving = False
 
     def begin(self) -> None:
         """Wait for the signals from now on."""
@@ -82,21 +89,40 @@ class Ending:
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         os.register_at_fork(after_in_child=_be_ended_by_sigterm)
         for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
-            threading.Thread(target=lambda wait=wait: self._end(wait()), daemon=True).start()
+            threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
 
     def _passed_on(self, received: int) -> int:
         while (number := os.read(received, 1)[0]) not in self.SIGNALS:
             pass
         return number
 
-    def _end(self, number: int) -> None:
+    def _watch(self, wait: Callable[[], int]) -> None:
+        first = 0.0
+        while True:
+            number = wait()
+            if self.asked and time.monotonic() - first < self.ECHO:
+                continue
+            if self.leaving or (self.asked and not self.saves):
+                os._exit(128 + number)
+            if self.asked or not self.saves:
+                threading.Thread(target=self.leave, args=(number,), daemon=True).start()
+            else:
+                sys.stderr.write("\nStopping after this step, with a checkpoint; a second signal stops at once.\n")
+                sys.stderr.flush()
+            self.asked, first = self.asked or number, time.monotonic()
+
+    def leave(self, number: int) -> None:
+        """End the process because of a signal."""
+        self.leaving = True
         sys.stderr.write("\nStopped; a training goes on from its last checkpoint when it is started again.\n")
         sys.stderr.flush()
-        rescue = threading.Thread(target=self.rescue, daemon=True)
-        rescue.start()
-        while rescue.is_alive() and signal.sigtimedwait(self.SIGNALS, 0.1) is None:
-            pass
-        os._exit(128 + number)
+        try:
+            self.rescue()
+        finally:
+            os._exit(128 + number)
+
+
+ENDING = Ending()  # of this process
 
 
 def _be_ended_by_sigterm() -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any, Callable, Sequence
 
-from common.command import Ending, refuse
+from common.command import ENDING, refuse
 
 PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -33,15 +33,14 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         argv: command line without the program; ``None``: that of the process.
         action: what is done instead of the task of this name in ``common.tasks``.
     """
-    ending = Ending()
     if argv is None:
-        ending.begin()
+        ENDING.begin()
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_environment(spec.uses_convolutions)
     try:
         config = read_config(task, spec, arguments)
         with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
-            ending.rescue = lambda: send_unfinished(config, os.environ)
+            ENDING.rescue = lambda: send_unfinished(config, os.environ)
             (action or run)(config, spec.for_task(config.task))
     except Exception as error:
         sys.exit(refuse(error))

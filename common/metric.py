@@ -80,7 +80,7 @@ class AnsweringStep(EvaluationStep):
         return position, loss, answer, ops.reduce_max(ops.softmax(logits, 1), 1)
 
 
-def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=None) -> Scores:
+def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=None, before_batch=None) -> Scores:
     """Evaluate a network.
 
     Args:
@@ -89,6 +89,7 @@ def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=No
         runtime: the ranks whose counts are added.
         collect: of an ``AnsweringStep``, called with the number of the batch (from 0), its labels, the classes that the
             network answered, and their probabilities.
+        before_batch: called before every batch; may raise to end the evaluation.
 
     Raises:
         UserError: if there is no sample.
@@ -99,6 +100,8 @@ def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=No
     totals = np.zeros(4, np.float64)  # correct at 1, correct at 5, loss, seen
     steps = 0
     for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
+        if before_batch is not None:
+            before_batch()
         position, loss, *answers = step(images, labels)
         labels = labels.asnumpy()
         real = labels >= 0

@@ -8,8 +8,11 @@ A checkpoint holds, by the names of its tensors:
 - ``train.NAME``: loss scale and counters of the step (``common.train_step``);
 - ``zoo_meta``: JSON text, what ``Run.description`` gives.
 
+- ``ranks.NAME``: inside an epoch, what differs from rank to rank, with one row per rank: the sum of the losses, and
+  running statistics, which are averaged at the end of an epoch.
+
 It lacks what follows from the configuration and the counters: learning rates, the states of random cells, and the sums
-over micro-batches, which are zero at the end of an epoch. ``common.checkpoint`` writes and reads the file,
+over micro-batches, which are zero after every optimizer step. ``common.checkpoint`` writes and reads the file,
 ``common.tasks.resume`` continues from it.
 """
 import dataclasses
@@ -52,6 +55,7 @@ class TrainingState:
         global_batch: images per optimizer step, over all ranks.
         lr: learning rate of every optimizer step.
         epoch: the current epoch, from 1.
+        start_step: optimizer steps that were done of the first epoch when the process began.
         row: the record of the current epoch, one line of ``history.jsonl``.
         history: the records of the epochs before.
         best: best top-1 so far, as a fraction; -1 before the first evaluation.
@@ -62,6 +66,7 @@ class TrainingState:
     global_batch: int
     lr: np.ndarray
     epoch: int = 0
+    start_step: int = 0
     row: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = -1.0
@@ -101,16 +106,21 @@ class Run:
         """Return the path of a file of the run folder."""
         return self.folder.folder / name
 
-    def description(self) -> dict[str, Any]:
+    def description(self, step: int = 0) -> dict[str, Any]:
         """Return what a checkpoint says about itself, as JSON values.
 
-        ``row`` is the epoch's record, because a run may be killed between its checkpoint and its line of history.
+        ``epoch`` counts the epochs that are done, ``step`` the optimizer steps of the next one. ``row`` is the last
+        epoch's record, because a run may be killed between its checkpoint and its line of history.
+
+        Args:
+            step: optimizer steps that are done of the current epoch, where that is not done.
         """
         state = self.state
         return {"family": self.spec.name, "model": self.config.model, "classes": self.samples.classes,
-                "config": plain(self.config), "epoch": state.epoch, "steps_per_epoch": state.steps_per_epoch,
-                "world_size": self.runtime.world_size, "best": state.best, "best_epoch": state.best_epoch,
-                "row": as_json(state.row), "mindspore": ms.__version__}
+                "config": plain(self.config), "epoch": state.epoch - bool(step), "step": step,
+                "steps_per_epoch": state.steps_per_epoch,
+                "world_size": self.runtime.world_size, "best": state.best,
+                "best_epoch": state.best_epoch, "row": {} if step else as_json(state.row), "mindspore": ms.__version__}
 
 
 def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples, state: TrainingState) -> Run:
@@ -147,7 +157,7 @@ def together(runtime: Runtime, action: Callable[[], Result]) -> Result:
     if problem is not None:
         raise problem
     if failed.any():
-        raise UserError(f"rank {int(failed.argmax())} cannot go on, and its log says why: rank {runtime.rank} stops too.")
+        raise UserError(f"rank {int(failed.argmax())} cannot go on, and its log says why; rank {runtime.rank} stops.")
     return result
 
 
@@ -161,6 +171,19 @@ def training_tensors(step: TrainStep) -> dict[str, ms.Parameter]:
     return {stored(p.name): p
             for p in step.get_parameters()
             if not p.name.endswith("random_state") and not p.name.startswith(("sum.", "learning_rate"))}
+
+
+def tensors_of_ranks(step: TrainStep) -> list[ms.Parameter]:
+    """Return what differs from rank to rank inside an epoch: the sum of the losses, and running statistics."""
+    return [step.loss_sum, *statistics_of(step.get_parameters())]
+
+
+STATISTICS = ("moving_mean", "moving_variance")
+
+
+def statistics_of(parameters: Iterable[ms.Parameter]) -> list[ms.Parameter]:
+    """Return the running statistics among parameters, also those of a moving average."""
+    return [parameter for parameter in parameters if parameter.name.rsplit(".", 1)[-1] in STATISTICS]
 
 
 def as_json(row: dict[str, Any]) -> dict[str, Any]:

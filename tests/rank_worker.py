@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from common.callback import SharedStatistics, StopOnBadLoss, statistics_of
+from common.callback.epoch import SharedStatistics, StopOnBadLoss
 from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.config.load import from_mapping
@@ -28,6 +28,7 @@ from common.errors import UserError
 from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
 from common.network import build_network
+from common.run import statistics_of
 from common.tasks import evaluate as evaluate_task
 from common.tasks.train import build_step
 from common.train_step import TrainStep

@@ -9,7 +9,7 @@ from mindspore import dataset as ds, nn
 from mindspore.train import Model
 from small_networks import Linear
 
-from common.callback import Pictures, callbacks
+from common.callback.epoch import Pictures, callbacks
 from common.checkpoint.run_folder import RunFolder
 from common.config.options import Config
 from common.context.ranks import Runtime
@@ -75,7 +75,7 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_i
     results = iter(scores)
     run = run_of(folder, logger, lr, log_interval=2, eval_interval=eval_interval, eval_offset=eval_offset,
                  save_checkpoint_epochs=3)
-    Model(step).train(EPOCHS, data, callbacks(run, step, lambda: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), 0),
+    Model(step).train(EPOCHS, data, callbacks(run, step, lambda **_: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), 0),
                       dataset_sink_mode=False)
     return run.state, lr
 

@@ -121,8 +121,8 @@ class RunFolder:
             if (meta.get("epoch"), meta.get("step", 0)) == (epoch, 0):
                 self.save_best({}, {}, same_as=path)
                 return f"{problem}; it is made again from {path}."
-        return (f"{problem}, and the checkpoint of epoch {epoch}, the best so far, is not there to make it again; it stays "
-                "so until a better epoch comes.")
+        return (f"{problem}, and the checkpoint of epoch {epoch}, the best so far, is not there to make it again; it "
+                "stays so until a better epoch comes.")
 
     def newest(self) -> Found | None:
         """Read the newest checkpoint that is whole; ``None``: there is no run yet.

@@ -298,6 +298,8 @@ class Config:
     save_checkpoint: bool = _saving(True, "save checkpoints")
     save_checkpoint_epochs: int = _saving(1, "epochs between two checkpoints; the last epoch is always saved",
                                           aliases=("save_ckpt_epochs", "ckpt_save_interval"), ge=1)
+    save_checkpoint_steps: int = _saving(0, "optimizer steps between two checkpoints inside an epoch, of which the newest "
+                                         "is kept until the epoch has one; 0: none", aliases=("save_ckpt_steps",), ge=0)
     keep_checkpoint_max: int = _saving(10, "checkpoints kept, the oldest go first; the best is kept besides", ge=1)
     resume: str = _saving("", "checkpoint of a run to continue; a run in the same ckpt_save_dir continues by itself",
                           path=True, convert=_resume)

@@ -182,26 +182,25 @@ class EvalBatches:
 
 
 class _Numbers(ds.Sampler):
-    """The numbers of the batches, epoch after epoch: the framework begins a new iteration with every epoch.
+    """The numbers of the batches, ``count`` in every iteration: the framework begins one with every epoch.
 
-    Every iterator of a data set works on a copy, and so begins with ``start_epoch`` again.
+    Every iterator of a data set works on a copy, and so begins with ``first`` again.
     """
 
-    def __init__(self, length: int, start_epoch: int):
-        self.length, self.epoch = length, start_epoch
+    def __init__(self, count: int, first: int = 0):
+        self.count, self.first = count, first
         super().__init__()
 
     def __len__(self) -> int:
-        return self.length
+        return self.count
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.length
-        self.epoch += 1
-        return iter(range(first, first + self.length))
+        first, self.first = self.first, self.first + self.count
+        return iter(range(first, self.first))
 
 
 def train_batches(config: Config, samples: Samples, *, rank: int, world_size: int, start_epoch: int = 0,
-                  noise_length: int = 0) -> ds.GeneratorDataset:
+                  start_batch: int = 0, noise_length: int = 0) -> ds.GeneratorDataset:
     """Return the training batches; each epoch of the framework is the next epoch of the run.
 
     Args:
@@ -210,6 +209,7 @@ def train_batches(config: Config, samples: Samples, *, rank: int, world_size: in
         rank: of this process.
         world_size: number of ranks.
         start_epoch: the epoch that the first iteration gives; do not use ``set_init_step`` besides.
+        start_batch: the first batch of that epoch, whose rest is then all there is: a data set has one length.
         noise_length: see ``TrainBatches``.
 
     Returns:
@@ -221,7 +221,8 @@ def train_batches(config: Config, samples: Samples, *, rank: int, world_size: in
     source = TrainBatches(config, samples, rank, world_size, noise_length)
     workers = _workers("num_workers", config.num_workers, samples, config.image_size)
     columns = ["image", "noise" if noise_length else "label"]
-    return _pipeline(source, columns, config, _Numbers(len(source), start_epoch), workers)
+    numbers = _Numbers(len(source) - start_batch, start_epoch * len(source) + start_batch)
+    return _pipeline(source, columns, config, numbers, workers)
 
 
 def eval_batches(config: Config, samples: Samples, *, rank: int, world_size: int) -> ds.GeneratorDataset:
@@ -229,7 +230,7 @@ def eval_batches(config: Config, samples: Samples, *, rank: int, world_size: int
     source = EvalBatches(config, samples, rank, world_size)
     key = "eval_num_workers" if config.eval_num_workers else "num_workers"
     workers = _workers(key, getattr(config, key), samples, source.shape[-1])
-    return _pipeline(source, ["image", "label"], config, _Numbers(len(source), 0), workers)
+    return _pipeline(source, ["image", "label"], config, _Numbers(len(source)), workers)
 
 
 def _workers(key: str, asked: int, samples: Samples, side: int) -> int:

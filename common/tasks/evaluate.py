@@ -51,8 +51,11 @@ def evaluate(config: Config, spec: ModelSpec) -> Scores:
 
 
 def evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime, answers: Answers | None = None
-               ) -> Callable[[], Scores]:
-    """Return a function that evaluates the network on the evaluation data, and collects its answers if asked to."""
+               ) -> Callable[..., Scores]:
+    """Return a function that evaluates the network on the evaluation data, and collects its answers if asked to.
+
+    It takes, if wanted, what is to be called before every batch.
+    """
     batches = eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
     step = EvaluationStep(network) if answers is None else AnsweringStep(network)
-    return lambda: evaluate_batches(step, batches, runtime, collect=answers and answers.collect)
+    return lambda before_batch=None: evaluate_batches(step, batches, runtime, answers and answers.collect, before_batch)

@@ -12,7 +12,7 @@ from common.config.options import Config
 from common.errors import UserError
 from common.layers.drop_path import seed_random_states
 from common.network import check_family, check_weights
-from common.run import HISTORY, Run, plain, read_history, together, training_tensors, write_history
+from common.run import HISTORY, Run, plain, read_history, tensors_of_ranks, together, training_tensors, write_history
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
@@ -23,21 +23,22 @@ FACTORS = ("batch_size", "accumulation_steps", "world_size")
 # Keys that are about this machine or this call, and may change silently when a run continues.
 FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
         "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
-        "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "download")
+        "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "save_checkpoint_steps",
+        "download")
 
 
-def restore(run: Run, step: TrainStep) -> int:
+def restore(run: Run, step: TrainStep) -> tuple[int, int]:
     """Fill the training step, in this order of preference, and say which.
 
     The newest whole checkpoint of the run folder, else ``resume``, else the weights of ``ckpt_path``, else the initial
     values.
 
     Returns:
-        The number of epochs that are done.
+        The number of epochs that are done, and of optimizer steps that are done of the next one.
     """
     config, state, logger = run.config, run.state, run.log.logger
     found = _find(run)
-    epoch = 0
+    epoch = done = 0
     if found is not None:
         path, tensors, meta, problems = found
         for problem in problems:
@@ -45,11 +46,13 @@ def restore(run: Run, step: TrainStep) -> int:
         check_family(meta, config, run.spec)
         _check_continuation(run, path, meta)
         _restore_step(step, tensors, path)
-        epoch = meta["epoch"]
-        done = epoch * state.steps_per_epoch * config.accumulation_steps  # another number of ranks counts differently
-        step.micro_steps.set_data(ms.Tensor(done, ms.int32))
+        epoch, done = meta["epoch"], meta.get("step", 0)
+        if done:
+            _restore_ranks(run, step, tensors, meta)
+        batches = (epoch * state.steps_per_epoch + done) * config.accumulation_steps  # other ranks, other accumulation
+        step.micro_steps.set_data(ms.Tensor(batches, ms.int32))
         state.best, state.best_epoch = meta["best"], meta["best_epoch"]
-        logger.info(f"Continuing after epoch {epoch} from {path}")
+        logger.info(f"Continuing after epoch {epoch}{f' and {done} steps of the next' if done else ''} from {path}")
         if run.runtime.is_main and config.save_checkpoint and state.best_epoch:
             if sentence := run.folder.mend_best(state.best_epoch, path):
                 logger.warning(sentence)
@@ -64,7 +67,8 @@ def restore(run: Run, step: TrainStep) -> int:
     if run.runtime.is_main:
         _restore_history(run, epoch, found)
     seed_random_states(step.network, config.seed + run.runtime.rank, int(step.micro_steps.asnumpy()))
-    return epoch
+    state.start_step = done
+    return epoch, done
 
 
 def _find(run: Run) -> Found | None:
@@ -80,17 +84,33 @@ def _find(run: Run) -> Found | None:
         return found
 
     found = together(run.runtime, read)
-    position = np.array([found.meta.get("epoch", 0) if found else -1], np.float64)
-    first = run.runtime.sum(position if run.runtime.is_main else np.zeros(1))
+    position = np.array([found.meta.get(key, 0) if found else -1 for key in ("epoch", "step")], np.float64)
+    first = run.runtime.sum(position if run.runtime.is_main else np.zeros(2))
 
     def compare() -> None:
-        if position[0] != first[0]:
-            raise UserError(f"ckpt_save_dir: rank 0 continues after epoch {int(first[0])}, but rank {run.runtime.rank} "
-                            f"finds {found.path if found else 'no checkpoint'} in {run.folder.folder}; all ranks need "
-                            "the same folder, on storage that they share.")
+        if (position != first).any():
+            raise UserError(f"ckpt_save_dir: rank 0 continues from {_position(*first)}, but rank {run.runtime.rank} "
+                            f"from {_position(*position)} in {run.folder.folder}; all ranks need the same folder, on "
+                            "storage that they share.")
 
     together(run.runtime, compare)
     return found
+
+
+def _position(epoch: float, step: float) -> str:
+    return "the beginning" if epoch < 0 else f"epoch {epoch:g}" + (f", step {step:g} of the next" if step else "")
+
+
+def _restore_ranks(run: Run, step: TrainStep, tensors: dict[str, np.ndarray], meta: dict) -> None:
+    """Inside an epoch, give this rank what was its own; of another number of ranks, all get the mean."""
+    before, rank = meta["world_size"], run.runtime.rank
+    for parameter in tensors_of_ranks(step):
+        rows = tensors.get(f"ranks.{parameter.name}", tensors[parameter.name][None])
+        same = before == run.runtime.world_size
+        value = rows[rank if len(rows) > 1 else 0] if same else rows.mean(0)
+        if parameter is step.loss_sum:  # as many batches as this rank would have seen
+            value = value * np.float32(run.config.accumulation_steps / meta["config"]["accumulation_steps"])
+        parameter.set_data(ms.Tensor(value, parameter.dtype))
 
 
 def _restore_history(run: Run, epoch: int, found: Found | None) -> None:

@@ -10,17 +10,20 @@ batch until the weights have changed stands in six files, each of which says at 
 5. ``common.loss``: from the network's logits and the targets to one number;
 6. ``common.optimizer.rules``: from the gradients to the new weights.
 
-What happens around the steps (log, evaluation, checkpoints) is ``common.callback``.
+What happens around the steps (log, evaluation, checkpoints) is ``common.callback.epoch``.
 """
 
+import functools
 import socket
 import time
+from typing import Callable, Sequence
 
 import numpy as np
 from mindspore import nn
-from mindspore.train import Model
+from mindspore.dataset import GeneratorDataset
+from mindspore.train import Callback, Model
 
-from common.callback import callbacks, draw_curves
+from common.callback.epoch import callbacks, draw_curves
 from common.checkpoint.weights import HEAD
 from common.config.options import Config
 from common.config.yaml_file import save_config
@@ -34,7 +37,7 @@ from common.loss import build_loss
 from common.lr import schedule
 from common.network import build_network
 from common.optimizer.build import build_optimizer
-from common.run import TrainingState, open_run
+from common.run import Run, TrainingState, open_run
 from common.spec import ModelSpec
 from common.tasks.evaluate import evaluation
 from common.tasks.resume import restore
@@ -67,15 +70,13 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     if config.task == "linprobe":
         freeze_body(network)
     step = build_step(config, spec, network, lr, runtime)
-    start_epoch = restore(run, step)
+    start_epoch, start_step = restore(run, step)
     if start_epoch >= config.epochs:
         logger.info(f"The training in {run.folder.folder} is complete ({start_epoch} of {config.epochs} epochs); raise "
                     "--epochs to go on, or choose another --ckpt_save_dir to start again.")
         if runtime.is_main:
             draw_curves(run)  # the run may have been killed before
         return state
-    batches = train_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size, start_epoch=start_epoch,
-                            noise_length=network.noise_length if pretraining else 0)
     if runtime.is_main:
         save_config(config, run.file("config.yaml"))
         save_classes(samples, run.file("classes.json"))
@@ -85,9 +86,15 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
                 f"{runtime.world_size} x {runtime.device}, results in {run.folder.folder}")
 
     evaluate = evaluation(config, eval_samples, network, runtime) if eval_samples is not None else None
-    Model(step).train(config.epochs, batches, callbacks(run, step, evaluate, start_epoch),
-                      dataset_sink_mode=config.dataset_sink_mode, sink_size=config.sink_size or -1,
-                      initial_epoch=start_epoch)
+    around = callbacks(run, step, evaluate, start_epoch)
+    data = functools.partial(train_batches, config, samples, rank=runtime.rank, world_size=runtime.world_size,
+                             noise_length=network.noise_length if pretraining else 0)
+    if start_step:
+        finish_epoch(run, step, around, data, start_epoch)
+        start_epoch += 1
+    if start_epoch < config.epochs:
+        Model(step).train(config.epochs, data(start_epoch=start_epoch), around, initial_epoch=start_epoch,
+                          dataset_sink_mode=config.dataset_sink_mode, sink_size=config.sink_size or -1)
     totals = {"train_time": time.time() - state.started, "host": socket.gethostname(),
               "mean_fps": float(np.mean(state.fps))}
     run.log.emit("finished", **totals)
@@ -95,6 +102,19 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
         run.log.emit("best", best=state.best, best_epoch=state.best_epoch)
     run.log.emit("closing", **totals)
     return state
+
+
+def finish_epoch(run: Run, step: TrainStep, around: Sequence[Callback], data: Callable[..., GeneratorDataset],
+                 epoch: int) -> None:
+    """Train the rest of an epoch (from 0) that an earlier process has begun; perhaps only what follows its steps."""
+    state, done = run.state, run.state.start_step
+    if done < state.steps_per_epoch:
+        rest = data(start_epoch=epoch, start_batch=done * run.config.accumulation_steps)
+        Model(step).train(epoch + 1, rest, list(around), dataset_sink_mode=False, initial_epoch=epoch)
+        return
+    state.epoch = epoch + 1
+    for callback in around:
+        callback.on_train_epoch_end(None)
 
 
 def freeze_body(network: nn.Cell) -> None:

@@ -4,19 +4,20 @@
 """
 import sys
 import time
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 import numpy as np
-from mindspore import Parameter, Tensor, profiler
+from mindspore import Tensor, profiler
 from mindspore.train import Callback
 from tqdm import tqdm
 
+from common.callback.stop import Interrupted, StopWhenAsked, sinks
 from common.config.options import Config
 from common.context.ranks import Runtime
 from common.errors import UserError
 from common.metric import Scores
 from common.pictures.curves import plot_history
-from common.run import HISTORY, Run, TrainingState, training_tensors, write_history
+from common.run import HISTORY, Run, TrainingState, statistics_of, training_tensors, write_history
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
 
 CURVES = "curves.png"
@@ -29,11 +30,15 @@ class EpochRecord(Callback):
         super().__init__()
         self.run = run
         self.step = step
-        self.started = 0.0
+        self.started = time.time()
+        self.steps = 0
 
     def on_train_epoch_begin(self, run_context):
-        self.run.state.epoch = run_context.original_args().cur_epoch_num
-        self.step.loss_sum.set_data(Tensor(0.0, self.step.loss_sum.dtype))
+        state, first = self.run.state, not self.run.state.epoch
+        state.epoch = run_context.original_args().cur_epoch_num
+        if not (first and state.start_step):
+            self.step.loss_sum.set_data(Tensor(0.0, self.step.loss_sum.dtype))
+        self.steps = state.steps_per_epoch - first * state.start_step
         self.started = time.time()
 
     def on_train_epoch_end(self, run_context):
@@ -42,7 +47,7 @@ class EpochRecord(Callback):
         loss /= self.run.micro_batches * runtime.world_size
         seconds = time.time() - self.started
         applied = int(self.step.optimizer.global_step.asnumpy().reshape(-1)[0])
-        state.fps.append(state.global_batch * state.steps_per_epoch / seconds)
+        state.fps.append(state.global_batch * self.steps / seconds)
         state.row = {"epoch": state.epoch, "loss": loss, "lr": float(state.lr[max(0, min(applied, len(state.lr)) - 1)]),
                      "epoch_time": seconds, "images_per_second": state.fps[-1],
                      "grad_norm": float(self.step.grad_norm.asnumpy()), "skipped": int(self.step.skipped.asnumpy()),
@@ -102,7 +107,7 @@ class ProgressBar(Callback):
         self.logger = run.log.logger
         self.micro_batches = run.micro_batches
         self.interval = run.config.log_interval
-        self.done = start_epoch * self.micro_batches
+        self.done = start_epoch * self.micro_batches + run.state.start_step * run.config.accumulation_steps
         self.total = self.state.epochs * self.micro_batches
         self.first = self.done
         self.started = self.shown = time.time()
@@ -117,7 +122,7 @@ class ProgressBar(Callback):
 
     def on_train_step_end(self, run_context):
         arguments = run_context.original_args()
-        count = self.micro_batches if arguments.dataset_sink_mode and arguments.device_target != "CPU" else 1
+        count = self.micro_batches if sinks(run_context) else 1
         self.done += count
         now = time.time()
         if self.bar is not None:
@@ -138,7 +143,7 @@ class ProgressBar(Callback):
         return f"loss {float(loss.asnumpy()):.4f}, lr {lr:.3g}, {images / (now - self.started):.0f} images/s"
 
     def on_train_end(self, run_context):
-        if self.bar is not None:
+        if self.bar is not None and self.done >= self.total:
             self.bar.close()
 
 
@@ -160,11 +165,12 @@ class Evaluation(Callback):
     interval, so that the last epoch is one of them (the old model zoo's rule).
     """
 
-    def __init__(self, run: Run, step: TrainStep, evaluate: Callable[[], Scores]):
+    def __init__(self, run: Run, step: TrainStep, evaluate: Callable[..., Scores], stop: StopWhenAsked):
         super().__init__()
         self.run = run
         self.step = step
         self.evaluate = evaluate
+        self.stop = stop
         self.interval = run.config.eval_interval
         offset = run.config.eval_offset
         self.offset = (offset if offset >= 0 else run.state.epochs) % self.interval
@@ -173,8 +179,11 @@ class Evaluation(Callback):
         state = self.run.state
         if state.epoch % self.interval != self.offset:
             return
-        with self.step.moving_average():
-            scores = self.evaluate()
+        try:
+            with self.step.moving_average():
+                scores = self.evaluate(before_batch=self.stop.interrupt)
+        except Interrupted:
+            self.stop.save_and_leave(state.steps_per_epoch)
         self.step.set_train()
         state.row.update(top1=scores.top1, top5=scores.top5, eval_loss=scores.loss, eval_time=scores.seconds,
                          eval_images=scores.seen)
@@ -267,6 +276,8 @@ class Profile(Callback):
         self.profiler = None
 
     def on_train_begin(self, run_context):
+        if self.profiler is not None:
+            self.profiler.stop()
         self.profiler = profiler.profile(on_trace_ready=profiler.tensorboard_trace_handler(str(self.folder)))
         self.profiler.start()
 
@@ -277,27 +288,28 @@ class Profile(Callback):
         self.profiler.stop()
 
 
-def callbacks(run: Run, step: TrainStep, evaluate: Callable[[], Scores] | None, start_epoch: int) -> list[Callback]:
+def callbacks(run: Run, step: TrainStep, evaluate: Callable[..., Scores] | None, start_epoch: int) -> list[Callback]:
     """Return what happens around the steps of a training, in the order in which it happens.
 
     Args:
         run: the training.
         step: its step.
-        evaluate: evaluates the network; ``None``: there is no evaluation.
+        evaluate: evaluates the network, and calls its argument before every batch; ``None``: there is no evaluation.
         start_epoch: epochs that are done already.
     """
     config, is_main = run.config, run.runtime.is_main
     found = [EpochRecord(run, step), SharedStatistics(step, run.runtime), StopOnBadLoss(config, step)]
     if is_main:
         found.append(ProgressBar(run, start_epoch))
+    stop = StopWhenAsked(run, step)
     found += [ReadErrors(run), EpochLog(run)]
     if evaluate is not None:
-        found.append(Evaluation(run, step, evaluate))
+        found.append(Evaluation(run, step, evaluate, stop))
     if is_main and run.spec.draw_samples and config.sample_every:
         found.append(Pictures(run, step))
     if is_main and config.save_checkpoint:
         found.append(Saving(run, step))
-    found.append(History(run))
+    found += [History(run), stop]
     if config.open_profiler:
         found.append(Profile(run))
     return found
@@ -313,14 +325,6 @@ def epoch_values(state: TrainingState) -> dict[str, Any]:
 
 def _evaluation_values(state: TrainingState) -> dict[str, Any]:
     return {name: state.row[name] for name in ("top1", "top5", "eval_loss", "eval_time")}
-
-
-STATISTICS = ("moving_mean", "moving_variance")
-
-
-def statistics_of(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Return the running statistics among parameters, also those of a moving average."""
-    return [parameter for parameter in parameters if parameter.name.rsplit(".", 1)[-1] in STATISTICS]
 
 
 class SharedStatistics(Callback):
