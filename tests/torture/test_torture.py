@@ -1,0 +1,160 @@
+"""Kills and full disks at every moment of a run: started again, it ends with the files of one that nothing befell.
+
+The ordinary run takes a few moments, chosen by a seed; ``pytest -m torture`` takes all of them, and real processes of
+several models besides. Each test prints how many were tried, how many survived and how many were lost.
+"""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from entry import ROOT, TINY, environment
+from moments import copies, disk_full_at
+
+from common.config.load import from_mapping
+from common.errors import UserError
+from common.tasks.train import train
+from gmlp.src.spec import SPEC
+from runs import differences, files
+
+SEED = 20
+# The last epoch's network is not the best, one epoch has no checkpoint of its own, and the oldest checkpoint goes.
+SMALL = TINY | {"image_size": 8, "embed_dim": 8, "depth": 1, "batch_size": 256, "accumulation_steps": 2, "epochs": 4,
+                "warmup_epochs": 0, "lr": 0.03, "ema": True, "ema_decay": 0.5, "save_checkpoint_epochs": 2,
+                "keep_checkpoint_max": 1, "save_checkpoint_steps": 1}
+MODELS = {
+    "gmlp": ("gmlp/train.py", TINY | {"depth": 1, "epochs": 4, "mixup": 0.8, "ema": True, "accumulation_steps": 2,
+                                      "save_checkpoint_steps": 2}),
+    "convmlp": ("convmlp/train.py", {"model": "convmlp_s", "dataset": "digits", "num_classes": 10, "image_size": 32,
+                                     "channels": 8, "n_conv_blocks": 1, "dims": [8, 16], "depths": [1, 1],
+                                     "mlp_ratio": 2, "batch_size": 64, "epochs": 3, "lr": 0.01, "warmup_epochs": 0,
+                                     "device_target": "CPU", "num_workers": 1, "save_checkpoint_steps": 3}),
+    "mae": ("mae/pretrain.py", {"model": "mae_vit_base_patch16", "dataset": "digits", "image_size": 32, "patch_size": 8,
+                                "embed_dim": 16, "depth": 1, "num_heads": 2, "decoder_embed_dim": 16, "decoder_depth": 1,
+                                "decoder_num_heads": 2, "batch_size": 64, "epochs": 3, "lr": 0.001, "warmup_epochs": 0,
+                                "device_target": "CPU", "num_workers": 1, "save_checkpoint_steps": 3}),
+}
+
+
+def train_in(folder: Path) -> None:
+    train(from_mapping(SMALL | {"ckpt_save_dir": str(folder)}, "test"), SPEC)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The folder of a run that nothing befell, and copies of it before each of its file operations."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    into = tmp_path_factory.mktemp("moments")
+    found = copies(folder / "run", into, lambda: train_in(folder / "run"))
+    return folder / "run", found
+
+
+def tell(capsys, what: str, results: list[tuple[str, list[str]]]) -> None:
+    """Print the counts, and fail if anything was lost."""
+    lost = [(name, said) for name, said in results if said]
+    with capsys.disabled():
+        print(f"\n{what}: tried {len(results)}, survived {len(results) - len(lost)}, lost {len(lost)}")
+    assert not lost, lost
+
+
+def resume_from(moments: list[tuple[Path, str]], expected: Path) -> list[tuple[str, list[str]]]:
+    results = []
+    for folder, what in moments:
+        train_in(folder)
+        results.append((f"{folder.name} {what}", differences(folder, expected)))
+        shutil.rmtree(folder)
+    return results
+
+
+def test_a_run_is_watched_at_every_file_that_it_writes(unbroken):
+    folder, moments = unbroken
+    whats = " ".join(what for _, what in moments)
+    for name in files(folder):
+        stem, ending = name.rsplit(".", 1)
+        assert f".{stem}.{os.getpid()}.unfinished.{ending} {name}" in whats, name  # its renaming
+    assert "os.remove" in whats and len(moments) > 60
+
+
+def test_a_run_that_was_killed_at_some_moments_ends_like_one_that_was_not(unbroken, capsys):
+    folder, moments = unbroken
+    last = [moment for moment in moments if (moment[0] / "history.jsonl").is_file()
+            and len((moment[0] / "history.jsonl").read_text().splitlines()) == 3]  # most of them need no more training
+    chosen = random.Random(SEED).sample(last, 3)
+    copied = [(Path(shutil.copytree(path, path.with_name(f"{path.name}_again"))), what) for path, what in chosen]
+    tell(capsys, "kills at some moments", resume_from(copied, folder))
+
+
+@pytest.mark.torture
+def test_a_run_that_was_killed_at_any_moment_ends_like_one_that_was_not(unbroken, capsys):
+    folder, moments = unbroken
+    tell(capsys, "kills at every file operation", resume_from(moments, folder))
+
+
+def disk_full(tmp_path: Path, numbers, expected: Path) -> list[tuple[str, list[str]]]:
+    """Run on a disk that is full from a moment on, and again after space was made."""
+    results = []
+    for number in numbers:
+        folder, said, reached = tmp_path / f"full_{number}", [], False
+        try:
+            reached = disk_full_at(folder, number, lambda: train_in(folder))
+        except UserError as error:
+            reached = "No space left" in str(error)
+            said = [] if reached else [f"said {error}"]
+        if not reached and not said:
+            break  # the run has no more file operations
+        if folder.exists() and (left := [p.name for p in folder.glob(".*.unfinished.*")]):
+            said.append(f"left {left}")
+        train_in(folder)
+        results.append((f"operation {number}", said + differences(folder, expected)))
+        shutil.rmtree(folder)
+    return results
+
+
+def test_a_full_disk_at_some_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, capsys):
+    tell(capsys, "full disk at some moments", disk_full(tmp_path, [len(unbroken[1]) - 7], unbroken[0]))
+
+
+@pytest.mark.torture
+def test_a_full_disk_at_any_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, capsys):
+    tell(capsys, "full disk at every file operation", disk_full(tmp_path, range(len(unbroken[1])), unbroken[0]))
+
+
+def start(program: str, config: Path, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, program, "--config_path", config, "--ckpt_save_dir", folder], cwd=ROOT,
+                            env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model, how, tmp_path, capsys):
+    program, keys = MODELS[model]
+    config = tmp_path / "run.yaml"
+    config.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+    began = time.monotonic()
+    whole = start(program, config, tmp_path / "whole")
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+    length, rng, results = time.monotonic() - began, random.Random(f"{SEED} {model} {how}"), []
+    for _ in range(4):
+        process = start(program, config, tmp_path / "ended")
+        try:
+            said = process.communicate(timeout=rng.uniform(0.3, 0.9) * length)[0]
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(how)
+            said = process.communicate(timeout=300)[0]
+            code = process.returncode if how == signal.SIGKILL else process.returncode - 128
+            wrong = code not in (-how, how) and process.returncode != 0  # 0: it was done just then
+            results.append((f"{how.name}", [f"code {process.returncode}: {said[-800:]}"] if wrong else []))
+    last = start(program, config, tmp_path / "ended")
+    said = last.communicate(timeout=900)[0]
+    problems = [] if last.returncode == 0 else [said[-800:]]
+    results.append(("at the end", problems + differences(tmp_path / "ended", tmp_path / "whole")))
+    tell(capsys, f"{model}, {how.name} at random", results)
