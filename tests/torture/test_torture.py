@@ -1,7 +1,7 @@
 """Kills and full disks at every moment of a run: started again, it ends with the files of one that nothing befell.
 
-The ordinary run takes a few moments, chosen by a seed; ``pytest -m torture`` takes all of them, and real processes of
-several models besides. Each test prints how many were tried, how many survived and how many were lost.
+The ordinary run takes a few moments, chosen by a seed; ``bash scripts/run_tests.sh --torture`` takes all of them, and
+real processes of several models besides. Each test prints how many were tried, how many survived and how many were lost.
 """
 import os
 import random
@@ -42,7 +42,7 @@ MODELS = {
 
 
 def train_in(folder: Path) -> None:
-    train(from_mapping(SMALL | {"ckpt_save_dir": str(folder)}, "test"), SPEC)
+    train(from_mapping(SMALL | {"ckpt_save_dir": str(folder)}, "test", SPEC), SPEC)
 
 
 @pytest.fixture(scope="module")
