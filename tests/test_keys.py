@@ -205,9 +205,11 @@ def test_keys_of_the_step_reach_it(monkeypatch):
     for keys, changed in [
             ({"loss_scale": 8.0}, {"loss_scale": 8.0}), ({"clip_grad": True}, {"clip_norm": 1.0}),
             ({"dynamic_loss_scale": True}, {"dynamic_loss_scale": True, "loss_scale": 65536.0}),
-            ({"loss_scale_window": 7}, {"scale_window": 7}), ({"clip_grad": True, "clip_value": 0.3}, {"clip_norm": 0.3}),
+            ({"loss_scale_window": 7}, {"scale_window": 7}),
+            ({"clip_grad": True, "clip_value": 0.3}, {"clip_norm": 0.3}),
             ({"accumulation_steps": 3}, {"accumulation_steps": 3}), ({"ema": True}, {"ema_decay": 0.9999}),
-            ({"ema": True, "ema_decay": 0.5}, {"ema_decay": 0.5}), ({"gradients_mean": False}, {"mean_over_ranks": False})]:
+            ({"ema": True, "ema_decay": 0.5}, {"ema_decay": 0.5}),
+            ({"gradients_mean": False}, {"mean_over_ranks": False})]:
         assert options(**keys) == plain | changed, keys
 
 
