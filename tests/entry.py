@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+READ_EARLY = ("PYTHON", "LC_", "LANG", "LD_", "GLOG_", "MS_", "OMP_", "PATH")  # by the interpreter, by MindSpore's import
 
 # A gMLP that trains on the digits in a second per epoch; every random ingredient is on.
 TINY = {"model": "gmlp_Ti", "dataset": "digits", "num_classes": 10, "image_size": 16, "patch_size": 4, "embed_dim": 16,
@@ -26,14 +27,14 @@ def run(*arguments: str, cwd: Path = ROOT, timeout: int = 600, **env: str) -> su
     """Run ``python ARGUMENTS`` and return what it did.
 
     Programs and modules are started by the fork server, which saves the import of MindSpore; code after ``-c``, and
-    whatever needs an environment of its own, by a new interpreter.
+    what needs variables that are read before the program is, by a new interpreter.
     """
     command = [sys.executable, *map(str, arguments)]
-    if arguments[0] == "-c" or env:
+    if arguments[0] == "-c" or any(name.startswith(READ_EARLY) for name in env):
         return subprocess.run(command, cwd=cwd, env=environment(**env), text=True, capture_output=True,
                               timeout=timeout, stdin=subprocess.DEVNULL)
     with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-        code = _server().ask(arguments=command[1:], cwd=str(cwd), environment=environment(), timeout=timeout,
+        code = _server().ask(arguments=command[1:], cwd=str(cwd), environment=environment(**env), timeout=timeout,
                              out=out.name, err=err.name)
         said = [Path(file.name).read_text() for file in (out, err)]
     if code is None:

@@ -82,7 +82,7 @@ def test_recipes_of_the_authors_networks_have_their_rates_for_1024_images(size):
 
 # training
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_hlg_learns_the_digits(tmp_path):
     result = run("hlg/train.py", "--config_path", "config/hlg_digits.yml", "--ckpt_save_dir", tmp_path / "run",
                  timeout=1800)

@@ -277,7 +277,7 @@ def test_the_list_of_images_selects_them(tmp_path):
 
 # the digits, as the README shows them
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_on_the_digits_helps_a_linear_classifier_and_fine_tuning_reaches_96_percent(tmp_path):
     """The shipped configurations; the probes get half of their epochs."""
     def top1(entry, config, folder, *more):

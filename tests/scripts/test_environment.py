@@ -314,6 +314,28 @@ def test_named_file_is_the_only_one_that_runs(tmp_path):
     assert result.returncode == 0 and "1 passed" in result.stdout and "failed" not in result.stdout
 
 
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_explains_and_does_nothing_else(tmp_path, word):
+    tree = copy_scripts(tmp_path / "tree")
+    result = run_tests(tree, "-q", word, ZOO_VENV=str(tmp_path / "none"))
+    assert (result.returncode, result.stderr) == (0, "") and not (tmp_path / "none").exists()
+    for name in ("--all", "--long", "--torture", "--devices", "ZOO_TEST_LIMIT"):
+        assert name in result.stdout
+
+
+def test_parts_run_on_request_and_what_did_not_run_is_said(tmp_path):
+    tree = copy_scripts(tmp_path / "tree")
+    shutil.copy(ROOT / "tests" / "conftest.py", tree / "tests")
+    (tree / "tests" / "test_two.py").write_text(
+        "import pytest\n\ndef test_plain():\n    pass\n\n@pytest.mark.long\ndef test_full():\n    pass\n\n"
+        "@pytest.mark.torture\ndef test_kill():\n    pass\n\ndef test_skipped():\n    pytest.skip('no such thing')\n")
+    plain, long, everything = (run_tests(tree, *words).stdout for words in ((), ("--long",), ("--all",)))
+    assert "1 passed, 1 skipped" in plain and "no such thing" in plain and "The ordinary tests: about" in plain
+    assert "not run: 1 tests (networks of full size" in plain and "--torture or --all runs them" in plain
+    assert "1 passed" in long and "not run: 2 tests (the ordinary tests)" in long
+    assert "3 passed, 1 skipped" in everything and "not run" not in everything
+
+
 def test_run_without_arguments_keeps_the_exit_code_of_the_tests(tmp_path):
     tree = copy_scripts(tmp_path / "tree")
     (tree / "tests" / "test_two.py").write_text("def test_bad():\n    assert False\n")

@@ -39,7 +39,7 @@ def test_original_file_gives_the_configuration_that_is_shipped():
     assert from_file(ROOT / "tests/data/seed_SOFT_tiny.yml", SPEC) == shipped
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_soft_learns_the_digits(tmp_path):
     result = run("soft/train.py", "--config_path", "config/SOFT_digits.yml", "--ckpt_save_dir", tmp_path / "run",
                  timeout=1800)
