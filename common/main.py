@@ -19,6 +19,7 @@ from common.config.options import TRAINING_TASKS, Config
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
+from common.launch.platform import leave_table
 from common.spec import ModelSpec
 
 Action = Callable[[Config, ModelSpec], Any]
@@ -40,6 +41,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
     try:
         config = read_config(task, spec, arguments)
         with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
+            leave_table(config.distribute if "distribute" in config.given else None, os.environ)
             ENDING.rescue = lambda: send_unfinished(config, os.environ)
             (action or run)(config, spec.for_task(config.task))
     except Exception as error:

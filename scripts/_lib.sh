@@ -28,22 +28,19 @@ EOF
     case "$1 $2" in
         standalone\ cpu) ;;
         standalone*) echo "  DEVICE_ID=N          the device, 0 unless given" ;;
-        distribute\ ascend)
-            cat <<'EOF'
-  LAUNCHER=msrun       start with MindSpore's launcher from the same table, instead of LAUNCHER=rank_table
-  SERVER_ID=N          this server, by index or id in the table, where its addresses do not tell it
-  RANK_TABLE_WAIT=S    seconds to wait for a table that a platform is still writing, 60 unless given
-  MASTER_ADDR=IP       the server with rank 0, for msrun; from the table unless given
-  MASTER_PORT=N        the port of msrun's scheduler, 8118 unless given
-
-RANK_TABLE_FILE: python -m common.rank_table make --devices 0-7 writes that of a server, and merge joins several;
-with several servers, run the script on each, with the same table.
-EOF
-            ;;
         *)
+            [ "$2" = ascend ] ||
+                echo "  DEVICE_NUM=N         number of processes; unless given, 2 on the CPU, and nvidia-smi's count on GPUs"
             cat <<'EOF'
-  DEVICE_NUM=N         number of processes; unless given, 2 on the CPU, and as many as nvidia-smi lists on GPUs
-  MASTER_PORT=N        the port of msrun's scheduler; unless given, the first free one from 8118
+  HOSTS=IP:N,IP:N      the servers and how many devices of each, instead of RANK_TABLE_FILE
+  SERVER_ID=N          this server, by index or id, where its addresses do not tell it
+  RANK_TABLE_WAIT=S    seconds to wait for a table that a platform is still writing, 60 unless given
+  MASTER_ADDR=IP       the server with rank 0, at which all processes meet; unless given, the first of the table
+  MASTER_PORT=N        the port there; unless given 8118, or on a single server the first free one from 8118
+
+The processes meet through MindSpore's dynamic cluster; RANK_TABLE_FILE only says who takes part, and which devices.
+python -m common.rank_table make --devices 0-7 writes that of a server, and merge joins several. With several servers,
+run the script on each, with the same table or HOSTS.
 EOF
             ;;
     esac

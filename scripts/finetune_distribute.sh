@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tune a pre-trained ViT on several Ascend devices of one server or of many.
-# Results: scripts/train_parallel_ascend<i>/ (log, env.log, pid, exit_code, outputs/), i from 0.
+# Results: scripts/train_parallel<i>/ (log, env.log, pid, exit_code, outputs/), i from 0.
 #   bash scripts/finetune_distribute.sh [MODEL] RANK_TABLE_FILE CONFIG_PATH [--key value ...]
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname -- "$0")/_lib.sh"

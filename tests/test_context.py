@@ -1,23 +1,43 @@
-"""Which device a process takes, and whether the processes of a job can meet."""
-import os
+"""Which device a process takes, whether it is one of several, and whether these can meet."""
 import socket
 
 import pytest
+from mindspore import device_context
 
 from common.config.load import from_mapping
-from common.context.device import device_number, start
-from common.context.msrun import check_msrun, time
+from common.context import cluster
+from common.context.cluster import scheduler_ready
+from common.context.device import device_number, joins_others, start
 from common.errors import UserError
+
+RANK = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
+
+
+@pytest.mark.parametrize("wanted, joins, environment, expected", [
+    (None, False, {}, None), (3, False, {}, 3), (3, False, {"DEVICE_ID": "5"}, 3), (None, False, {"DEVICE_ID": "5"}, 5),
+    (0, True, {"DEVICE_ID": "5"}, 5),  # the old zoo's files say device_id: 0
+    (0, True, {"ASCEND_DEVICE_ID": "6", "DEVICE_ID": ""}, 6), (0, True, {"DEVICE_ID": "1", "ASCEND_DEVICE_ID": "6"}, 1),
+    (2, True, {}, 2)])
+def test_each_of_several_processes_takes_the_device_of_its_launcher(wanted, joins, environment, expected):
+    assert device_number(wanted, joins, environment) == expected
 
 
 @pytest.mark.parametrize("values, environment, expected", [
-    ({}, {}, None), ({"device_id": 3}, {}, 3), ({"device_id": 3}, {"DEVICE_ID": "5"}, 3), ({}, {"DEVICE_ID": "5"}, 5),
-    ({"device_id": 0, "distribute": True}, {"DEVICE_ID": "5"}, 5),  # the old zoo's files say device_id: 0
-    ({"device_id": 0, "distribute": True}, {"ASCEND_DEVICE_ID": "6", "DEVICE_ID": ""}, 6),
-    ({"device_id": 0, "distribute": True}, {"DEVICE_ID": "1", "ASCEND_DEVICE_ID": "6"}, 1),
-    ({"device_id": 2, "distribute": True}, {}, 2)])
-def test_each_of_several_processes_takes_the_device_of_its_launcher(values, environment, expected):
-    assert device_number(from_mapping(values, "test"), environment) == expected
+    ({}, {}, False), ({}, RANK, True), ({"distribute": True}, RANK, True), ({"distribute": False}, {}, False),
+    ({}, {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "2"}, True), ({}, {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "1"}, True),
+    ({}, {"OMPI_COMM_WORLD_SIZE": "4"}, True), ({}, {"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ({"distribute": True}, {"RANK_SIZE": "1"}, False),  # a platform's job of one card
+    ({}, {"RANK_SIZE": "8"}, False), ({"distribute": False}, {"OMPI_COMM_WORLD_SIZE": "1"}, False)])
+def test_a_process_of_a_launcher_joins_unless_the_user_says_no(values, environment, expected):
+    assert joins_others(from_mapping(values, "test"), environment) is expected
+
+
+@pytest.mark.parametrize("distribute, environment, said", [
+    (True, {}, "not started by a launcher"), (True, {"RANK_SIZE": "8"}, "not started by a launcher"),
+    (False, RANK, "a launcher has started 2 processes"), (False, {"OMPI_COMM_WORLD_SIZE": "3"}, "has started 3 proc")])
+def test_what_the_user_says_and_how_it_was_started_must_fit(distribute, environment, said):
+    with pytest.raises(UserError, match=said):
+        joins_others(from_mapping({"distribute": distribute}, "test"), environment)
 
 
 def test_a_process_that_has_computed_something_goes_on_with_the_cpu():
@@ -30,18 +50,30 @@ def test_a_process_that_has_computed_something_goes_on_with_the_cpu():
     assert start(from_mapping({"device_target": "CPU"}, "test")).device == "CPU"
 
 
+def test_a_library_without_a_card_is_no_device(monkeypatch):
+    """CANN on a machine without a card: the framework calls Ascend available."""
+    monkeypatch.setattr(device_context.ascend, "is_available", lambda: True)
+    monkeypatch.setattr(device_context.ascend, "device_count", lambda: 0)
+    assert start(from_mapping({"device_target": "auto"}, "test")).device == "CPU"
+    with pytest.raises(UserError, match="Ascend is not available here"):
+        start(from_mapping({"device_target": "Ascend"}, "test"))
+
+
 def test_a_scheduler_whose_port_is_taken_says_so():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
+        environment = {"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
         with pytest.raises(UserError, match=f"the port {port} of 127.0.0.1, .* in use; give another one"):
-            check_msrun({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
-    check_msrun({"MS_ROLE": "MS_SCHED", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)})
+            with scheduler_ready(environment):
+                pytest.fail("it begins")
+    with scheduler_ready(environment):
+        pass
 
 
 def test_without_msrun_above_it_a_process_does_not_wait_for_a_scheduler(monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    check_msrun({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"})
-    check_msrun({})
-    assert os.getppid() > 0
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    for environment in ({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"}, {}):
+        with scheduler_ready(environment):
+            pass

@@ -18,7 +18,7 @@ RUN_TIME = {"mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil"}
 WITHOUT_MINDSPORE = ("config.load", "config.options", "config.help", "rank_table.__main__", "launch.__main__", "lr",
                      "logger", "errors", "spec", "main", "dataset.sources", "pictures.schedule")
 # The floors of the house: a subject of common/ imports only subjects of lower floors.
-FLOORS = ("errors", "files logger command context layers", "checkpoint spec train_step rank_table", "config",
+FLOORS = ("errors", "files logger command", "context layers", "checkpoint spec train_step rank_table", "config",
           "lr loss augment network launch models", "dataset optimizer", "run metric export cloud", "predict pictures",
           "callback", "tasks", "main", "__init__")
 MAX_LINES = 400

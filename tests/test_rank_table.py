@@ -136,7 +136,6 @@ def launched(monkeypatch, tmp_path):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
     monkeypatch.setenv("RANK_TABLE_WAIT", "0")
     monkeypatch.setenv("SERVER_ID", "0")
-    monkeypatch.delenv("LAUNCHER", raising=False)
 
     def launch_it(file: Path) -> int:
         return run(launch, ["distribute", "ascend", "train", "", str(python), str(tmp_path), str(file),

@@ -2,7 +2,7 @@
 import os
 from typing import Any, Mapping
 
-from common.context.msrun import check_msrun
+from common.context.cluster import TIMEOUT, launched_size, scheduler_ready
 from common.context.ranks import Runtime
 from common.errors import UserError
 
@@ -26,12 +26,13 @@ def start(config: Any) -> Runtime:
     """Select device and mode, seed the framework, and join the other processes if this is one of several.
 
     Raises:
-        UserError: if the device is not there, or the job was not started by a launcher although ``distribute`` is on.
+        UserError: if the device is not there, or ``distribute`` does not fit to how the process was started.
     """
     import mindspore as ms
 
     device = _choose_device(config.device_target)
-    device_id = device_number(config, os.environ)
+    joins = joins_others(config, os.environ)
+    device_id = device_number(config.device_id, joins, os.environ)
     try:
         ms.set_device(device, device_id) if device != "CPU" and device_id is not None else ms.set_device(device)
     except (RuntimeError, ValueError) as error:
@@ -47,12 +48,32 @@ def start(config: Any) -> Runtime:
     if config.save_graphs:
         os.environ["MS_DEV_SAVE_GRAPHS"] = "1"
         os.environ["MS_DEV_SAVE_GRAPHS_PATH"] = os.path.join(config.ckpt_save_dir, "graphs")
-    rank, world_size = _join() if config.distribute else (0, 1)
+    rank, world_size = _join() if joins else (0, 1)
     ms.set_seed(config.seed)
     return Runtime(device, rank, world_size)
 
 
-def device_number(config: Any, environment: Mapping[str, str]) -> int | None:
+def joins_others(config: Any, environment: Mapping[str, str]) -> bool:
+    """Whether this process is one of several that train together: where a launcher started it, unless the user said no.
+
+    Raises:
+        UserError: if the user wants it and no launcher did, or forbids it to several processes, each of which would do
+            the whole work, and write into the same folder.
+    """
+    size = launched_size(environment)
+    clustered = bool(environment.get("MS_ROLE"))
+    if "distribute" not in config.given:
+        return clustered or (size or 1) > 1
+    if config.distribute and size is None:
+        raise UserError("distribute: true, but this process was not started by a launcher (msrun, mpirun, or a script "
+                        "for several devices); start it with one, or add --distribute False to use a single device.")
+    if not config.distribute and (size or 1) > 1:
+        raise UserError(f"distribute: false, but a launcher has started {size} processes, each of which would do the "
+                        "same; leave it out, add --distribute True, or start one process.")
+    return config.distribute and (clustered or size > 1)
+
+
+def device_number(wanted: int | None, joins: bool, environment: Mapping[str, str]) -> int | None:
     """Return the index of this process's device; ``None``: the framework's choice.
 
     Of several processes each takes the device that its launcher gave it: one number in the file that they share, as the
@@ -60,14 +81,16 @@ def device_number(config: Any, environment: Mapping[str, str]) -> int | None:
     """
     launched = next((int(text) for name in ("DEVICE_ID", "ASCEND_DEVICE_ID")
                      if (text := environment.get(name, "")).isdigit()), None)
-    return launched if config.device_id is None or (config.distribute and launched is not None) else config.device_id
+    return launched if wanted is None or (joins and launched is not None) else wanted
 
 
 def _choose_device(wanted: str) -> str:
     """Return the device of ``device_target``; ``auto`` prefers Ascend, then GPU, then CPU."""
     from mindspore import device_context
 
-    there = {"Ascend": device_context.ascend.is_available(), "GPU": device_context.gpu.is_available(), "CPU": True}
+    # a library without a card counts as available
+    there = {"Ascend": device_context.ascend.is_available() and device_context.ascend.device_count() > 0,
+             "GPU": device_context.gpu.is_available() and device_context.gpu.device_count() > 0, "CPU": True}
     if wanted == "auto":
         return next(device for device in DEVICES if there[device])
     if not there[wanted]:
@@ -79,16 +102,13 @@ def _choose_device(wanted: str) -> str:
 
 def _join() -> tuple[int, int]:
     """Join the collective group; the launcher has described it in the environment."""
-    launched = os.environ.get("MS_ROLE") or os.environ.get("RANK_TABLE_FILE") or os.environ.get(
-        "MINDSPORE_HCCL_CONFIG_PATH") or os.environ.get("OMPI_COMM_WORLD_SIZE")
-    if not launched:
-        raise UserError("distribute: true, but this process was not started by a launcher (msrun, mpirun, or a script "
-                        "with a rank table); start it with one, or add --distribute False to use a single device.")
     from mindspore.communication import get_group_size, get_rank, init
 
-    check_msrun(os.environ)
-    try:
-        init()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"distribute: the processes cannot be joined: {str(error).splitlines()[0]}") from error
+    for name in ("HCCL_CONNECT_TIMEOUT", "MS_TOPO_TIMEOUT"):
+        os.environ.setdefault(name, str(TIMEOUT))
+    with scheduler_ready(os.environ):
+        try:
+            init()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"distribute: the processes cannot be joined: {str(error).splitlines()[0]}") from error
     return get_rank(), get_group_size()

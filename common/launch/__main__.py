@@ -7,12 +7,14 @@ tells it (or empty), FOLDER where the script was started; ARGUMENTS are the scri
 """
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Sequence
 
 from common.command import Parser, run
+from common.errors import UserError
 from common.launch.job import DEVICES, Request, understand
 from common.launch.plan import Plan, Rank, make_plan, shell_commands
 from common.launch.processes import TICK, Crew, Follower, Signals, last_lines, prepare_folders, say
@@ -40,7 +42,7 @@ def _wait(crew: Crew, first: Rank, signals: Signals) -> int:
     follower = Follower(first.folder / "log")
     while True:
         ended = crew.ended()
-        failure = crew.look()
+        failure = None if ended else crew.look()
         follower.copy()
         if signals.first:
             say(f"\n{signal.Signals(signals.first).name}: ending all ranks.")
@@ -51,13 +53,30 @@ def _wait(crew: Crew, first: Rank, signals: Signals) -> int:
             crew.stop()
             follower.copy()
             others = ", all others were ended" if len(crew.plan.ranks) > 1 else ""
+            if len(crew.plan.ranks) < crew.plan.world_size:
+                others += " (the cause may stand in the logs of another server)"
             print(f"\nerror: {who} ended with code {code}{others}; last lines of {log}:\n{last_lines(log)}",
                   file=sys.stderr)
             return code
         if ended:
+            crew.stop()
             say(f"All ranks are done; results: {first.folder}")
             return 0
         time.sleep(TICK)
+
+
+def _check_configuration(plan: Plan) -> None:
+    """Let the entry point read its configuration, as a real start begins with.
+
+    Raises:
+        UserError: with the sentence of the entry point.
+    """
+    first = plan.processes[0]
+    read = subprocess.run([*first.command, "--print_config"], env=first.environment(dict(os.environ)), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, errors="replace", check=False)
+    if read.returncode:
+        raise UserError((read.stderr.strip().splitlines() or ["the configuration cannot be read."])[-1]
+                        .removeprefix("error: "))
 
 
 def main(words: Sequence[str]) -> str | int:
@@ -76,6 +95,7 @@ def main(words: Sequence[str]) -> str | int:
     job = understand(request, words[6:], options.python, Path(options.folder), os.environ)
     plan = make_plan(job)
     if job.dry_run:
+        _check_configuration(plan)
         return "\n".join(shell_commands(plan, dict(os.environ)))
     return start(plan, job.folder_name, wait=os.environ.get("NO_WAIT", "") in ("", "0"))
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -13,10 +14,10 @@ from typing import Mapping, Sequence
 from common.config.options import FIELDS, NAMES
 from common.errors import UserError, nearest
 from common.files import ROOT
-from common.rank_table.table import RankTable, Server, find_server, read_rank_table
+from common.rank_table.table import MAX_DEVICES, RankTable, Server, find_server, read_rank_table, table_of_hosts
 
 DEVICES = {"ascend": "Ascend", "gpu": "GPU", "cpu": "CPU"}
-LAUNCHERS = ("rank_table", "msrun")
+SHOWN_PROCESSES = 8  # of a dry run where no GPU is seen
 NO_PATHS = ("", "0", "1", "false", "true", "none")  # values of path options that are no paths
 
 
@@ -47,9 +48,8 @@ class Job:
         entry: the entry point.
         config: the YAML file.
         arguments: further arguments of the entry point.
-        launcher: rank_table, msrun, or empty for a single process.
         local: number of processes here.
-        table: the rank table, on Ascend with several processes.
+        table: who takes part, if a rank table or HOSTS says it.
         server: this server in the table.
         results: the folder in which the folders of the ranks are made.
         caller: the directory from which the script was started.
@@ -62,7 +62,6 @@ class Job:
     entry: Path
     config: Path
     arguments: tuple[str, ...]
-    launcher: str
     local: int
     table: RankTable | None
     server: Server | None
@@ -74,8 +73,10 @@ class Job:
     @property
     def folder_name(self) -> str:
         """What the folder of a rank is called; with several processes the number of the rank here follows."""
-        kind = "eval" if self.request.task == "eval" else "train"
-        return kind if self.request.kind == "standalone" else f"{kind}_parallel_{self.request.device}"
+        if self.request.task == "eval":
+            return "eval"
+        parallel = "train_parallel" if self.request.task != "train" else f"train_parallel_{self.request.device}"
+        return "train" if self.request.kind == "standalone" else parallel  # the names of the old zoo's scripts
 
 
 def models() -> list[str]:
@@ -92,7 +93,7 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
         words: ``[MODEL] [RANK_TABLE_FILE] CONFIG_PATH [--key value ...]``.
         python: the interpreter of the ranks.
         caller: the directory from which the script was started; relative paths start there.
-        environment: LAUNCHER, SERVER_ID, DEVICE_NUM, RESULTS_DIR and RANK_TABLE_WAIT are read.
+        environment: HOSTS, SERVER_ID, DEVICE_NUM, RESULTS_DIR and RANK_TABLE_WAIT are read.
 
     Raises:
         UserError: for the first mistake.
@@ -102,11 +103,15 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
     split = next((number for number, word in enumerate(words) if word.startswith("--")), len(words))
     names, arguments = list(words[:split]), words[split:]
     model = names.pop(0) if names and names[0] in models() else ""
-    launcher = _launcher(request, environment)
-    with_table = request.kind == "distribute" and request.device == "ascend"
+    _refuse_rank_table_start(environment)
+    several = request.kind == "distribute"
+    hosts = environment.get("HOSTS", "") if several else ""
+    with_table = several and (not hosts and request.device == "ascend" or any(map(_is_json, names)))
+    if with_table and hosts:
+        raise UserError("HOSTS: a rank table says already who takes part; unset HOSTS, or leave the table out.")
     if not model and len(names) == 2 + with_table and not names[0].lower().endswith((".json", ".yaml", ".yml")):
         raise UserError(f"'{names[0]}' is no model; there are {', '.join(models())}.{nearest(names[0], models())}")
-    table_name = _take_table(with_table, names)
+    table_name = _take_table(several, with_table, names)
     config_name = _take_config(names, arguments)
     if names:
         raise UserError(f"'{names[0]}' is one argument too many; further options are written --key value.")
@@ -115,46 +120,41 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
     if not entry.is_file():
         raise UserError(f"{model} has no {request.task}.py (the model of {config}).")
     table = server = None
-    if table_name is not None:
-        table = read_rank_table(caller / table_name, _seconds(environment))
+    if table_name is not None or hosts:
+        table = table_of_hosts(hosts) if hosts else read_rank_table(caller / table_name, _seconds(environment))
         server = find_server(table, environment.get("SERVER_ID"))
-    local = len(server.devices) if server else 1 if not launcher else _device_number(request.device, environment)
+    local = len(server.devices) if server else _device_number(request.device, environment, dry_run) if several else 1
     results = Path(caller / environment["RESULTS_DIR"] if environment.get("RESULTS_DIR") else ROOT / "scripts")
-    return Job(request, python, entry, config, tuple(_absolute(arguments, caller)), launcher, local, table, server,
+    return Job(request, python, entry, config, tuple(_absolute(arguments, caller)), local, table, server,
                results, caller, environment, dry_run)
 
 
-def _launcher(request: Request, environment: Mapping[str, str]) -> str:
-    wanted = environment.get("LAUNCHER", "")
-    if wanted and wanted not in LAUNCHERS:
-        raise UserError(f"LAUNCHER: '{wanted}' is unknown; allowed are {' and '.join(LAUNCHERS)}."
-                        f"{nearest(wanted, LAUNCHERS)}")
-    if request.kind == "standalone":
-        return ""
-    if request.device == "ascend":
-        return wanted or "rank_table"
-    if wanted == "rank_table":
-        raise UserError(f"LAUNCHER: rank_table is for Ascend; on {DEVICES[request.device]} leave it unset, or msrun.")
-    return "msrun"
+def _refuse_rank_table_start(environment: Mapping[str, str]) -> None:
+    if environment.get("LAUNCHER") not in (None, "", "msrun"):  # msrun was the name of what is now the only way
+        raise UserError("LAUNCHER: leave it unset; MindSpore 2.10 does not start from a rank table any more, and here "
+                        "the table only says who takes part.")
 
 
-def _take_table(with_table: bool, names: list[str]) -> str | None:
-    """Take the name of the rank table off the arguments, where the script has one."""
-    is_table = [name.lower().endswith(".json") for name in names]
+def _take_table(several: bool, with_table: bool, names: list[str]) -> str | None:
+    """Take the name of the rank table off the arguments, where there is one."""
+    if not several and any(map(_is_json, names)):
+        raise UserError(f"'{next(filter(_is_json, names))}' looks like a rank table, which this script does not take; "
+                        "give CONFIG_PATH alone.")
     if not with_table:
-        if any(is_table):
-            raise UserError(f"'{names[is_table.index(True)]}' looks like a rank table, which this script does not "
-                            "take; give CONFIG_PATH alone.")
         return None
     if not names:
         raise UserError("RANK_TABLE_FILE and CONFIG_PATH are missing; --help shows the usage.")
-    if _is_yaml(names[0]) and any(is_table):
+    if _is_yaml(names[0]) and any(map(_is_json, names)):
         raise UserError(f"'{names[0]}' stands where RANK_TABLE_FILE belongs; first comes the rank table, then the "
                         "configuration.")
     if _is_yaml(names[0]):
         raise UserError(f"RANK_TABLE_FILE is missing before '{names[0]}'; 'python -m common.rank_table make --devices "
-                        "0-7' writes one.")
+                        "0-7' writes one, or HOSTS=ADDRESS:NUMBER says it.")
     return names.pop(0)
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def _take_config(names: list[str], arguments: list[str]) -> str:
@@ -208,12 +208,12 @@ def _model_of(file: Path) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _device_number(device: str, environment: Mapping[str, str]) -> int:
+def _device_number(device: str, environment: Mapping[str, str], dry_run: bool) -> int:
     """Return how many processes to start where no rank table says it."""
     given = environment.get("DEVICE_NUM", "")
     if given:
-        if not (given.isascii() and given.isdigit() and int(given)):
-            raise UserError(f"DEVICE_NUM: '{given}' must be a number of processes from 1.")
+        if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MAX_DEVICES):
+            raise UserError(f"DEVICE_NUM: '{given}' must be a number of processes from 1 to {MAX_DEVICES}.")
         return int(given)
     if device == "cpu":
         return 2
@@ -229,6 +229,10 @@ def _device_number(device: str, environment: Mapping[str, str]) -> int:
         count = sum(line.startswith("GPU ") for line in listed.splitlines())
         if count:
             return count
+    if dry_run:
+        print(f"note: nvidia-smi lists no GPU here; this is what would start with DEVICE_NUM={SHOWN_PROCESSES}.",
+              file=sys.stderr)
+        return SHOWN_PROCESSES
     raise UserError("DEVICE_NUM: nvidia-smi lists no GPU; set DEVICE_NUM to the number of processes.")
 
 

@@ -6,16 +6,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
+
+import psutil
 
 from common.errors import UserError
 from common.launch.plan import Plan, Process
-from common.launch.rank import EXIT_CODE, shell_code, write_environment
 
 TICK = 0.2  # seconds between two looks at the processes
 GRACE = 5.0  # seconds between asking a process to end and killing it
 TAIL = 20  # lines of a failing log that are shown
 CHUNK = 1 << 16  # bytes of a log that are read at once
+LEAVING = 60.0  # seconds that the scheduler gets, after the ranks of its server, to see all others leave
+EXIT_CODE = "exit_code"
+
+
+def write_environment(folder: Path, environment: Mapping[str, str]) -> None:
+    """Write ``env.log``, readable by its owner alone: environments hold passwords."""
+    file = folder / "env.log"
+    file.touch(mode=0o600)
+    file.write_text("".join(f"{name}={environment[name]}\n" for name in sorted(environment)), encoding="utf-8",
+                    errors="surrogateescape")
+
+
+def shell_code(code: int) -> int:
+    """Return an exit code as shells give it: 128 and the number of the signal for a process that was killed."""
+    return 128 - code if code < 0 else code
 
 
 def show(data: bytes) -> None:
@@ -71,6 +87,7 @@ class Crew:
         self.plan = plan
         self.signals = signals
         self.running: list[tuple[Process, subprocess.Popen]] = []
+        self.since = 0.0
 
     def start(self) -> None:
         """Start all; if one cannot be started, none stays."""
@@ -80,7 +97,7 @@ class Crew:
             if process.rank:
                 write_environment(process.folder, environment)
             try:
-                with open(process.folder / "log", "wb") as log:
+                with open(process.folder / process.log, "wb") as log:
                     child = subprocess.Popen(process.command, cwd=process.folder, env=environment, stdout=log,
                                              stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
             except OSError as error:
@@ -92,37 +109,42 @@ class Crew:
 
     def look(self) -> tuple[str, Path, int] | None:
         """Return who failed, its log and its exit code, if one has."""
+        failed = []
         for process, child in self.running:
             code = child.poll()
-            if code is not None and process.rank and not (process.folder / EXIT_CODE).exists():
-                (process.folder / EXIT_CODE).write_text(f"{shell_code(code)}\n", encoding="ascii")
-        failed = [(file.stat().st_mtime_ns, rank, code) for rank in self.plan.ranks
-                  if (code := _exit_code(file := rank.folder / EXIT_CODE))]
-        if failed:
-            _, rank, code = min(failed, key=lambda one: (one[0], one[1].rank))
-            return f"rank {rank.rank} (device {rank.device})", rank.folder / "log", code
-        for process, child in self.running:
-            if child.returncode and not process.rank:
-                return "msrun", process.folder / "log", shell_code(child.returncode)
-        return None
+            if code is None:
+                continue
+            code = shell_code(code)
+            if process.rank and not (process.folder / EXIT_CODE).exists():
+                (process.folder / EXIT_CODE).write_text(f"{code}\n", encoding="ascii")
+            if code:
+                failed.append((process, code))
+        if not failed:
+            return None
+        process, code = failed[0]  # ranks stand before the scheduler, which ends when it loses one
+        rank = process.rank
+        who = f"rank {rank.rank} (device {rank.device})" if rank else "the scheduler, at which the processes meet,"
+        return who, process.folder / process.log, code
 
     def ended(self) -> bool:
-        """Whether nothing runs any more."""
-        return all(child.poll() is not None for _, child in self.running)
+        """Whether nothing runs any more; a scheduler that outlives its ranks for long counts as ended."""
+        codes = [child.poll() for process, child in self.running if process.rank]
+        if any(codes) or None in codes:
+            return False
+        self.since = self.since or time.monotonic()
+        return all(child.poll() is not None for _, child in self.running) or time.monotonic() > self.since + LEAVING
 
     def how_to_end(self) -> str:
-        """Return the command that ends all: their process groups; msrun ends its ranks when it is interrupted."""
-        if self.running[0][0].rank is None:
-            return f"kill -INT {self.running[0][1].pid}"
+        """Return the command that ends all: their process groups."""
         return f"kill -- {' '.join(f'-{child.pid}' for _, child in self.running)}"
 
     def stop(self) -> None:
         """End all processes and what they have started; those that do not go are killed."""
-        groups = self._groups()
+        groups = [child.pid for _, child in self.running]
         _send(groups, signal.SIGTERM)
         asked, end = self.signals.count, time.monotonic() + GRACE
         while time.monotonic() < end and self.signals.count == asked:
-            self.ended()  # takes leave of those that have gone
+            self.look()  # so that those that have gone are not counted as alive
             if not any(map(_alive, groups)):
                 break
             time.sleep(TICK / 4)
@@ -130,25 +152,6 @@ class Crew:
         for _, child in self.running:
             child.wait()
         self.look()  # notes the exit codes
-
-    def _groups(self) -> list[int]:
-        """Return the process groups: each rank has its own, and msrun has one."""
-        groups = []
-        for rank in self.plan.ranks:
-            started_here = any(process.rank == rank for process, _ in self.running)
-            if not started_here and not (rank.folder / EXIT_CODE).exists():
-                try:
-                    groups.append(os.getpgid(int((rank.folder / "pid").read_text(encoding="ascii"))))
-                except (OSError, ValueError):
-                    pass  # not started yet, or gone
-        return groups + [child.pid for _, child in self.running]
-
-
-def _exit_code(file: Path) -> int:
-    try:
-        return int(file.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0
 
 
 def _send(groups: Sequence[int], number: int) -> None:
@@ -200,7 +203,7 @@ def prepare_folders(plan: Plan, name: str) -> int:
         number = 1 + max((int(number) for _, number in found if number), default=0)
         for folder in earlier:
             folder.rename(f"{folder}.{number}")
-        for folder in [rank.folder for rank in plan.ranks] + [process.folder for process in plan.processes]:
+        for folder in [rank.folder for rank in plan.ranks]:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the results cannot be written to {error.filename or parent}: {error.strerror}; RESULTS_DIR "
@@ -212,8 +215,8 @@ def _check_idle(folder: Path) -> None:
     """Refuse to move the folder of a process that still runs in it."""
     try:
         pid = int((folder / "pid").read_text(encoding="ascii"))
-        busy = not (folder / EXIT_CODE).exists() and os.path.samefile(f"/proc/{pid}/cwd", folder)
-    except (OSError, ValueError):
+        busy = not (folder / EXIT_CODE).exists() and Path(psutil.Process(pid).cwd()) == folder.resolve()
+    except (OSError, ValueError, psutil.Error):
         return
     if busy:
         raise UserError(f"{folder} belongs to a run that still goes on (process {pid}); wait for it, end it with "

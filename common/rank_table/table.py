@@ -23,6 +23,7 @@ from common.errors import UserError
 VERSIONS = ("1.0", "1.2")
 HCCN_CONF = Path("/etc/hccn.conf")
 MAX_SERVER_ID = 63  # characters
+MAX_DEVICES = 128  # of a host, in a list of hosts
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,19 @@ class RankTable:
         path: its file.
         version: 1.0 or 1.2.
         servers: in the order of the file.
-        document: all that the file says, for tools that write another one.
+        document: all that the file says, for tools that write another one; empty for a list of hosts, which gives
+            numbers of devices and not which.
     """
 
     path: Path
     version: str
     servers: tuple[Server, ...]
     document: dict[str, Any]
+
+    @property
+    def names_devices(self) -> bool:
+        """Whether it says which devices of a server take part, and not only how many."""
+        return bool(self.document)
 
     @property
     def world_size(self) -> int:
@@ -95,6 +102,28 @@ def read_rank_table(path: str | Path, wait: float = 0.0) -> RankTable:
         except UserError:  # caught in the middle of being written
             continue
     return check_rank_table(document, path)
+
+
+def table_of_hosts(text: str) -> RankTable:
+    """Read a list of hosts, ``10.0.0.1:8,10.0.0.2:4``: address (or name) and number of devices, in the order of ranks.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    servers: list[Server] = []
+    rank = 0
+    for entry in text.split(","):
+        name, _, number = entry.strip().rpartition(":")
+        if not name or not re.fullmatch(r"[0-9]{1,4}", number) or not 1 <= int(number) <= MAX_DEVICES:
+            raise UserError(f"HOSTS: '{entry.strip()}' is not ADDRESS:NUMBER with 1 to {MAX_DEVICES} devices, such as "
+                            "10.0.0.1:8; several are separated by commas.")
+        name = name.strip("[]")
+        servers.append(Server(name, tuple(Device(one, rank + one) for one in range(int(number)))))
+        rank += int(number)
+    names = [server.id for server in servers]
+    if len(set(names)) < len(names):
+        raise UserError(f"HOSTS: '{text}' names a host twice.")
+    return RankTable(Path("HOSTS"), "", tuple(servers), {})
 
 
 def check_rank_table(document: Any, path: str | Path) -> RankTable:
