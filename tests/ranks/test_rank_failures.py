@@ -140,7 +140,7 @@ def test_a_port_that_is_in_use_is_a_sentence_and_not_a_silence(jobs):
     assert job.process.returncode not in (0, None)
     said = {file.name: file.read_text(errors="replace") for file in (job.folder / "logs").glob("*.log")}
     assert re.search(r"error: distribute: the port \d+ of 127.0.0.1.*Address already in use", said["scheduler.log"])
-    assert "error: distribute: msrun's scheduler has ended" in said["worker_0.log"] + said["worker_1.log"]
+    assert "error: distribute: the scheduler, at which the processes meet, has ended" in said["worker_0.log"] + said["worker_1.log"]
 
 
 def test_a_job_leaves_one_writer_s_files_and_a_log_per_rank(jobs):
