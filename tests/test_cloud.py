@@ -51,7 +51,7 @@ class file:
         with open(pathlib.Path(os.environ["MOXING_ROOT"], "calls"), "a") as calls:
             calls.write(" ".join(words) + "\\n")
         count, pattern = os.environ.get("MOXING_WAITS_FOR", "0 x").split()
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         while len(list(pathlib.Path(os.environ["MOXING_ROOT"]).glob(pattern))) < int(count) and time.time() < deadline:
             time.sleep(0.05)
         if os.environ.get("MOXING_FAILS"):
@@ -424,7 +424,7 @@ def several(count, cache, **environment):
                                 stderr=subprocess.PIPE,
                                 env=os.environ | {"RANK_ID": str(rank), "RANK_SIZE": str(count)} | environment)
                for rank in range(count)]
-    results = [process.communicate(timeout=60) for process in started]
+    results = [process.communicate(timeout=300) for process in started]
     assert not any(err for _, err in results), results
     return [out.strip() for out, _ in results]
 
@@ -718,7 +718,7 @@ def test_a_job_that_the_platform_ends_sends_what_it_has(tmp_path, bucket):
             assert program.poll() is None and time.monotonic() < end
             time.sleep(0.1)
         program.terminate()
-        out, error = program.communicate(timeout=60)
+        out, error = program.communicate(timeout=300)
     finally:
         program.kill()
     assert program.returncode == 128 + signal.SIGTERM and "Stopped; a training goes on" in error, error

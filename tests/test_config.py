@@ -589,7 +589,7 @@ def test_help_needs_no_mindspore():
             "except SystemExit: print('mindspore' in sys.modules, file=sys.stderr)")
     write("from common.spec import ModelSpec\n"
           "SPEC = ModelSpec('a', {'b': {}}, dict, dict, dict, lambda name, shape: False)\n", "tests_spec.py")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert done.stderr.strip() == "False" and "--batch_size" in done.stdout
 
 

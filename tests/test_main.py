@@ -201,7 +201,7 @@ def test_ctrl_c_ends_a_training_and_its_workers_and_keeps_what_is_saved(trained,
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=300) == 130
     assert "Stopped" in process.stderr.read()
     for _ in range(100):  # the workers notice that their parent is gone
         if not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:

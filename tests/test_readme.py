@@ -156,7 +156,7 @@ def task_of(script: Path) -> str | None:
 def options_of(*program: str) -> frozenset[str]:
     """The options that ``program --help`` lists."""
     result = subprocess.run([*program, "--help"], cwd=ROOT, env=environment(), text=True, capture_output=True,
-                            timeout=120)
+                            timeout=600)
     assert result.returncode == 0, result.stderr
     return frozenset(re.findall(r"--([\w-]+)", result.stdout))
 
@@ -228,7 +228,7 @@ def test_a_launch_script_would_start_what_the_command_says(command, tmp_path):
         elif path.is_relative_to(tmp_path):
             path.touch() if path.suffix else path.mkdir()
     result = subprocess.run(["bash", command.words[1], *arguments, "--dry_run"], cwd=ROOT / command.folder, text=True,
-                            env=environment(PYTHON=sys.executable, SERVER_ID="0"), capture_output=True, timeout=120)
+                            env=environment(PYTHON=sys.executable, SERVER_ID="0"), capture_output=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     task = next(word for word in ("pretrain", "finetune", "train", "eval") if word in command.script.name)
     assert f"/{task}.py" in result.stdout

@@ -142,7 +142,7 @@ def test_one_of_several_processes_unpacks_and_all_see_the_files(tmp_path):
                "print(len(list(pathlib.Path('top').iterdir())))")
     runs = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE) for _ in range(4)]
-    results = [run.communicate(timeout=60) for run in runs]
+    results = [run.communicate(timeout=300) for run in runs]
     assert [out.strip() for out, _ in results] == ["300"] * 4, results
     assert sum("Unpacking a.tar" in err for _, err in results) == 1, results
 

@@ -185,7 +185,7 @@ try:
 except UserError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert "file_name: 'tiny.mindir' cannot be written (File too large)." in done.stdout, done.stderr
     assert os.listdir() == []
 

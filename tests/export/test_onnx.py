@@ -329,7 +329,7 @@ def test_a_missing_package_is_one_sentence_before_anything_is_built():
     program = (f"import sys, runpy; sys.modules['onnxruntime'] = None; sys.argv = ['export.py', '--file_format', "
                f"'onnx', '--file_name', 'net', '--device_target', 'CPU']; runpy.run_path({str(ROOT / 'gmlp/export.py')!r}, "
                "run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600,
                           env=environment(PYTHONPATH=str(ROOT)))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

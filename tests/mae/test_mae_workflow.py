@@ -35,7 +35,7 @@ def write(path: Path, *parts, **changes) -> Path:
     return path
 
 
-def start(entry, config, folder, *more, timeout=300):
+def start(entry, config, folder, *more, timeout=900):
     return run(f"mae/{entry}.py", "--config_path", config, "--ckpt_save_dir", folder, *more, timeout=timeout)
 
 

@@ -86,7 +86,7 @@ def found(tmp_path_factory) -> dict[int, list[tuple[dict, dict]]]:
                                            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         for ranks, job in jobs.items():
-            assert job.wait(timeout=400) == 0, logs(folder)
+            assert job.wait(timeout=1500) == 0, logs(folder)
     finally:
         for job in jobs.values():
             stop(job)

@@ -58,7 +58,7 @@ def prepare(tree: Path, **values: str) -> subprocess.CompletedProcess:
     """Run prepare_environment of a copied tree and print the interpreter that it found."""
     script = '. "$1/scripts/_env.sh"; prepare_environment; echo "PY=$PY"'
     return subprocess.run(["bash", "-c", script, "bash", str(tree)], env=environment(**values), text=True,
-                          capture_output=True, timeout=120)
+                          capture_output=True, timeout=600)
 
 
 def find(*folders: Path, **values: str) -> subprocess.CompletedProcess:
@@ -70,7 +70,7 @@ def find(*folders: Path, **values: str) -> subprocess.CompletedProcess:
             (tools / name).symlink_to(shutil.which(name))
     script = '. "$1/scripts/_env.sh"; find_python; echo "FOUND=$FOUND"'
     return subprocess.run([shutil.which("bash"), "-c", script, "bash", str(ROOT)], text=True, capture_output=True,
-                          env={"PATH": ":".join(map(str, [*folders, tools])), **values}, timeout=60)
+                          env={"PATH": ":".join(map(str, [*folders, tools])), **values}, timeout=300)
 
 
 def stand_in(folder: Path, name: str, version: str, *, venv: bool = True) -> Path:
@@ -297,7 +297,7 @@ def test_own_environment_with_other_versions_is_taken_with_a_warning(tree, tmp_p
 def run_tests(tree: Path, *arguments: str, shell: str = "sh", **values: str) -> subprocess.CompletedProcess:
     """Run the copied run_tests.sh with the packages of this interpreter, in one process whether or not it has xdist."""
     return subprocess.run([shell, str(tree / "scripts/run_tests.sh"), *arguments], text=True, capture_output=True,
-                          env=environment(**{"ZOO_VENV": "none", "ZOO_TEST_WORKERS": "1", **values}), timeout=120)
+                          env=environment(**{"ZOO_VENV": "none", "ZOO_TEST_WORKERS": "1", **values}), timeout=600)
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
@@ -339,7 +339,7 @@ def test_parts_run_on_request_and_what_did_not_run_is_said(tmp_path):
 def test_run_without_arguments_keeps_the_exit_code_of_the_tests(tmp_path):
     tree = copy_scripts(tmp_path / "tree")
     (tree / "tests" / "test_two.py").write_text("def test_bad():\n    assert False\n")
-    result = subprocess.run([tree / ".ci" / "run"], text=True, capture_output=True, timeout=120,
+    result = subprocess.run([tree / ".ci" / "run"], text=True, capture_output=True, timeout=600,
                             env=environment(ZOO_VENV="none"))
     assert result.returncode == 1 and "1 failed" in result.stdout, result.stderr
 
