@@ -3,6 +3,7 @@
     python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
     python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
+    ... --mode data --against timm,native     beside timm's loader and the framework's own pipeline, by CPU time
 
 Every measurement runs in a process of its own, so that its peak memory is its own, and what is compared runs in turn,
 step by step, so that the load of the machine hits both alike. The images of training and inference are random numbers.
@@ -12,11 +13,9 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections import deque
 from contextlib import ExitStack
-from itertools import count, islice
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
@@ -30,13 +29,14 @@ from common.errors import UserError
 from common.files import ROOT, write_whole
 from common.models import find_model
 from scripts.measure import Measurement, Step, machine
+from scripts.pipelines import PIPELINE, check_against, compare_pipelines, compare_with_loop
 
 MODES = ("train", "infer", "both", "data")
 SHOWN = ("config_path", "data_dir", "batch_size", "image_size", "device_target", "amp_level")  # in --help
 BATCH_SIZE = 16  # of training and inference, unless given
 TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
-OURS, TORCH, PIPELINE, PLAIN = "MindSpore", "PyTorch", "pipeline", "plain PIL loop"
+OURS, TORCH = "MindSpore", "PyTorch"
 LR, CLIP = 1e-3, 1.0
 
 
@@ -104,72 +104,6 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
             }, train if mode == "train" else infer
 
 
-def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
-    """The training batches as a training gets them; ``run`` takes ``steps`` of them from the running pipeline."""
-    prepare_environment(find_model(config.model).uses_convolutions)
-    from common.dataset.batches import train_batches
-    from common.dataset.sources import open_samples
-
-    samples = open_samples(config, "train")
-    batches = train_batches(config, samples, rank=0, world_size=1)
-    workers = batches.num_parallel_workers
-    warm = 4 * workers  # fills what waits between the stages, so that the rest comes as fast as it is made
-    epochs = 1 + -(-(warm + steps) // batches.get_dataset_size())
-    iterator = batches.create_tuple_iterator(num_epochs=epochs)
-    stream = (batch for _ in range(epochs) for batch in iterator)
-    exhaust(islice(stream, warm))
-    return {"workers": workers, "images": len(samples)}, lambda: exhaust(islice(stream, steps))
-
-
-def plain_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
-    """Batches of the same kind, made one after the other by a plain loop."""
-    from common.augment.pipeline import statistics
-    from common.dataset.batches import TrainBatches
-    from common.dataset.sources import open_samples
-
-    samples = open_samples(config, "train")
-    source = TrainBatches(config, samples, 0, 1)
-    mean, std = (np.array(values, np.float32) for values in statistics(config))
-    rng = np.random.default_rng(0)
-
-    def batches() -> Iterator[Any]:
-        for number in count():
-            arrays, labels = [], []
-            for index in source.indices(*divmod(number, len(source))):
-                image = samples.load(index)
-                arrays += [plain_image(image, transform, mean, std, rng) for transform in source.transforms]
-                labels.append(samples.labels[index])
-            images, labels = np.stack(arrays), np.array(labels)
-            yield source.mixer(images, labels, rng) if source.mixer else (images, labels)
-
-    stream = batches()
-    next(stream)
-    return {"workers": 1, "images": len(samples)}, lambda: exhaust(islice(stream, steps))
-
-
-def plain_image(image: Any, transform: Any, mean: np.ndarray, std: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Do what a ``TrainTransform`` does to an image as a textbook writes it; float32 (C, size, size)."""
-    from PIL import Image
-
-    image = transform.crop(image.convert("L") if transform.grey else image, rng)
-    if rng.random() < transform.hflip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if rng.random() < transform.vflip:
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    image = transform.augment(image, rng)
-    if transform.jitter:
-        image = transform.jitter(image, rng)
-    pixels = np.asarray(image, np.float32).reshape(transform.size, transform.size, -1) / 255
-    array = ((pixels - mean) / std).transpose(2, 0, 1)
-    transform.erase(array, rng)
-    return array
-
-
-def exhaust(iterator: Iterator[Any]) -> None:
-    """Take everything from an iterator, and keep nothing."""
-    deque(iterator, maxlen=0)
-
-
 def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return images float32 (B, C, H, W), and labels int32 (B,) or the noise float32 (B, L) of a masked autoencoder."""
     rng = np.random.default_rng(0)
@@ -198,7 +132,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--steps", type=int, help="steps that count (10), or batches in each round of --mode data (20)")
     parser.add_argument("--rounds", type=int, default=3, help="--mode data: fresh processes for each side (3)")
     parser.add_argument("--pynative", action="store_true", help="op by op instead of compiled")
-    parser.add_argument("--against", choices=("torch",), help="measure timm's network beside ours")
+    parser.add_argument("--against", help="torch: measure timm's network beside ours; with --mode data timm, native or "
+                        "timm,native: timm's loader and the framework's own pipeline, per second of CPU time")
     parser.add_argument("--threads", help="CPU threads of either framework; by default each decides")
     parser.add_argument("--json", help="file for all numbers")
     parser.add_argument("--config_path", help="configuration of --mode data")
@@ -211,8 +146,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         if not name.startswith("--") or not (equals or rest):
             raise UserError(f"'{name}' (command line) is neither an option with a value nor the value of one.")
         values[name[2:]] = value if equals else rest.pop(0)
-    if arguments.mode == "data" and arguments.against:
-        raise UserError("against: the data pipeline is always compared with a plain PIL loop; leave --against out.")
+    if arguments.mode != "data" and arguments.against not in (None, "torch"):
+        raise UserError(f"against: '{arguments.against}' is nothing that networks are compared with; there is torch, "
+                        "and with --mode data timm and native.")
     for name in ("steps", "rounds"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"{name}: {getattr(arguments, name)} is not a positive number.")
@@ -293,36 +229,24 @@ def numbers(side: Measurement, mode: str, images: int) -> dict[str, Any]:
             "images_per_s": images / float(np.median(wall)), "peak_bytes": side.peak, "steps_s": wall.tolist()}
 
 
-def compare_pipelines(config: Config, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure the data pipeline and the plain loop in turn, in fresh processes."""
-    results = {}
-    for _ in range(rounds):
-        for name, build in ((PIPELINE, our_pipeline), (PLAIN, plain_pipeline)):
-            with Measurement(name, build, config, steps) as side:
-                rate = steps * config.batch_size / side.step()
-                side.finish()
-            say(f"data: {name} {rate:.0f} images/s")
-            empty = {"mode": "data", "name": name, "rates": [], "peak_bytes": 0}
-            result = results.setdefault(name, empty | side.facts)
-            result["rates"].append(rate)
-            result["peak_bytes"] = max(result["peak_bytes"], side.peak)
-    for result in results.values():
-        result["images_per_s"] = float(np.median(result["rates"]))
-        result["images_per_s_per_worker"] = result["images_per_s"] / result["workers"]
-    return list(results.values())
-
-
 def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return ours / theirs of the pairs that ran in turn: time (median of neighbouring steps), CPU time, memory."""
+    """Return ours / theirs of what ran in turn: time (median of neighbouring steps), CPU time, memory; data: speed."""
     found = {}
+    if results[0]["mode"] == "data":
+        ours, others = results[0], results[1:]
+        for theirs in others:
+            ratio = found[theirs["name"]] = {}
+            if "images_per_cpu_s" in ours:
+                ratio["speed_per_cpu_time"] = float(np.median(np.divide(ours["cpu_rates"], theirs["cpu_rates"])))
+            else:
+                ratio["speed"] = float(np.median(np.divide(ours["rates"], theirs["rates"])))
+                ratio["speed_per_worker"] = ratio["speed"] / ours["workers"]
+        return found
     for ours, theirs in zip(results, results[1:]):
         if (ours["name"], theirs["name"]) == (OURS, TORCH):
             found[ours["mode"]] = {
                 "time": float(np.median(np.divide(ours["steps_s"], theirs["steps_s"]))),
                 "cpu_time": ours["cpu_s"] / theirs["cpu_s"], "memory": ours["peak_bytes"] / theirs["peak_bytes"]}
-        elif (ours["name"], theirs["name"]) == (PIPELINE, PLAIN):
-            speed = float(np.median(np.divide(ours["rates"], theirs["rates"])))
-            found["data"] = {"speed": speed, "speed_per_worker": speed / ours["workers"]}
     return found
 
 
@@ -332,15 +256,18 @@ def report(config: Config, results: list[dict[str, Any]], found: Mapping[str, Ma
     for r in results:
         memory = f"peak memory {r['peak_bytes'] / 1e9:.2f} GB"
         if r["mode"] == "data":
-            lines.append(f"data   {r['name']:<15}{r['images_per_s']:9.1f} images/s, workers: {r['workers']}, per "
-                         f"worker {r['images_per_s_per_worker']:.1f}, {memory} of the main process")
+            speed = (f"{r['images_per_cpu_s']:9.1f} images per second of CPU time" if "images_per_cpu_s" in r else
+                     f"{r['images_per_s']:9.1f} images/s, workers: {r['workers']}, per worker "
+                     f"{r['images_per_s_per_worker']:.1f}")
+            lines.append(f"data   {r['name']:<15}{speed}, {memory} of the main process")
         else:
             lines.append(f"{r['mode']:<7}{r['name']:<10}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
                          f"(median of {len(r['steps_s'])}; fastest {r['fastest_s']:.3f}, CPU time {r['cpu_s']:.3f}), "
                          f"first step {r['first_step_s']:.1f} s, {memory}, threads: {r['threads']}")
     for mode, ratio in found.items():
-        sides = f"{PIPELINE} / {PLAIN}" if mode == "data" else f"{OURS} / {TORCH}"
-        lines.append(f"{mode:<7}{sides}: {', '.join(f'{key} {value:.2f}' for key, value in ratio.items())}"
+        data = results[0]["mode"] == "data"
+        what, sides = ("data", f"{PIPELINE} / {mode}") if data else (mode, f"{OURS} / {TORCH}")
+        lines.append(f"{what:<7}{sides}: {', '.join(f'{key} {value:.2f}' for key, value in ratio.items())}"
                      .replace("_", " "))
     first = results[0]
     size = f"batches of {config.batch_size} x {config.in_channels} x {config.image_size} x {config.image_size}"
@@ -358,12 +285,18 @@ def say(text: str) -> None:
 def main(argv: Sequence[str]) -> str:
     """Measure; returns the report. Raises UserError for a mistake of the user."""
     arguments, values = parse(argv)
+    if arguments.mode == "data" and arguments.against:
+        values = {"num_workers": "1"} | values  # in one process, whose CPU time then is that of the pipeline
     config = configure(arguments, values)
-    if arguments.against:
-        check_comparison(config)
+    against = arguments.against.split(",") if arguments.against else []
+    if against:
+        check_against(against, config) if arguments.mode == "data" else check_comparison(config)
     before = machine()
     if arguments.mode == "data":
-        results = compare_pipelines(config, arguments.steps or 20, arguments.rounds)
+        prepare_environment(find_model(config.model).uses_convolutions)
+        steps = arguments.steps or 20
+        results = (compare_pipelines(config, steps, arguments.rounds, against, say) if against
+                   else compare_with_loop(config, steps, arguments.rounds, say))
     else:
         modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
         results = [result for mode in modes

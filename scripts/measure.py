@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+import psutil
+
 from common.context.cores import own_cores
 from common.errors import UserError, user_sentence
 
@@ -25,9 +27,9 @@ def serve(pipe: Any, build: Callable[..., tuple[dict, Step]], arguments: Sequenc
         facts, run = build(*arguments)
         pipe.send(facts)
         while pipe.recv():
-            cpu, wall = time.process_time(), time.perf_counter()
+            cpu, wall = cpu_time(), time.perf_counter()
             run()
-            pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
+            pipe.send((time.perf_counter() - wall, cpu_time() - cpu))
         pipe.send(peak_memory())
     except EOFError:
         return  # the other side has given up
@@ -36,6 +38,15 @@ def serve(pipe: Any, build: Callable[..., tuple[dict, Step]], arguments: Sequenc
         if sentence is None:
             raise
         pipe.send(sentence)
+
+
+def cpu_time() -> float:
+    """Return the seconds of CPU time that this process and those that it started and that still run have used."""
+    total = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        times = child.cpu_times()
+        total += times.user + times.system
+    return total
 
 
 def peak_memory() -> int:

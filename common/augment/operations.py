@@ -1,48 +1,72 @@
 """Single operations on images: crops, colours, geometry, erasing. Imports no MindSpore."""
 import math
-from typing import Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter
 
 Fill = tuple[int, ...]  # one value per channel, 0..255
+_VALUES = np.arange(256)
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL's SMOOTH
+
+
+def _by_table(image: Image.Image, table: np.ndarray) -> Image.Image:
+    """Replace every channel value v by ``table[v]``, or by ``table[v, c]`` in channel c."""
+    return Image.fromarray(cv2.LUT(np.asarray(image), table.astype(np.uint8).reshape(1, 256, -1)))
+
+
+def _by_histogram(image: Image.Image, table_of: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    """Replace the values of each channel by a table that is made from the counts of the values 0..255."""
+    pixels = np.atleast_3d(np.asarray(image))
+    tables = [table_of(cv2.calcHist([pixels], [c], None, [256], (0, 256))[:, 0].astype(np.int64))
+              for c in range(pixels.shape[2])]
+    return _by_table(image, np.stack(tables, axis=1).clip(0, 255))
 
 
 def auto_contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Stretch each channel to the full range 0..255; ``value`` is not used."""
-    return ImageOps.autocontrast(image)
+    """Stretch each channel to the full range 0..255, to the bit as PIL does it; ``value`` is not used."""
+    return _by_histogram(image, _stretching)
+
+
+def _stretching(counts: np.ndarray) -> np.ndarray:
+    seen = np.flatnonzero(counts)
+    least, most = seen[0], seen[-1]
+    if least == most:
+        return _VALUES
+    scale = 255.0 / (most - least)
+    return (_VALUES * scale + -least * scale).astype(np.int64)
 
 
 def equalize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Flatten the histogram of each channel; ``value`` is not used."""
-    return ImageOps.equalize(image)
+    """Flatten the histogram of each channel, to the bit as PIL does it; ``value`` is not used."""
+    return _by_histogram(image, _flattening)
 
 
-def _by_table(image: Image.Image, table: Sequence[int]) -> Image.Image:
-    """Replace every channel value v by ``table[v]``."""
-    return image.point(list(table) * len(image.getbands()))
+def _flattening(counts: np.ndarray) -> np.ndarray:
+    step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+    return (step // 2 + np.cumsum(counts) - counts) // step if step else _VALUES
 
 
 def invert(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Replace v by 255 - v; ``value`` is not used."""
-    return _by_table(image, range(255, -1, -1))
+    return _by_table(image, 255 - _VALUES)
 
 
 def posterize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Keep the ``value`` highest bits of each channel: 8 changes nothing, 0 leaves black."""
     mask = 0xFF & ~((1 << (8 - int(value))) - 1)
-    return _by_table(image, [v & mask for v in range(256)])
+    return _by_table(image, _VALUES & mask)
 
 
 def solarize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Invert the channel values from the threshold ``value`` on: 256 changes nothing, 0 inverts all."""
-    return _by_table(image, [v if v < value else 255 - v for v in range(256)])
+    return _by_table(image, np.where(_VALUES < value, _VALUES, 255 - _VALUES))
 
 
 def solarize_add(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Add ``value`` to the channel values below 128, up to 255."""
-    return _by_table(image, [min(255, v + int(value)) if v < 128 else v for v in range(256)])
+    return _by_table(image, np.where(_VALUES < 128, np.minimum(255, _VALUES + int(value)), _VALUES))
 
 
 def color(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
@@ -62,7 +86,21 @@ def brightness(image: Image.Image, value: float, resample: int, fill: Fill) -> I
 
 def sharpness(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blend with the smoothed image: factor 0 is smooth, 1 the image, 2 sharpened."""
-    return ImageEnhance.Sharpness(image).enhance(value)
+    pixels = np.asarray(image)
+    smooth = cv2.filter2D(pixels, -1, _SMOOTH)
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):  # PIL leaves the border as it is
+        smooth[edge] = pixels[edge]
+    return Image.blend(Image.fromarray(smooth), image, value)
+
+
+def desaturate(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+    """Take away the share ``value`` of the colours: 1 is grey."""
+    return ImageEnhance.Color(image).enhance(min(1.0, max(0.0, 1.0 - value)))
+
+
+def gaussian_blur(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+    """Blur with the radius ``value`` in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(radius=value))
 
 
 def rotate(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
@@ -94,6 +132,59 @@ def translate_y(image: Image.Image, value: float, resample: int, fill: Fill) -> 
     """Move by ``value`` times the height; positive moves up."""
     return _affine(image, (1, 0, 0, 0, 1, value * image.height), resample, fill)
 
+
+# Magnitudes: (level t, 0 = none .. 1 = full; sign, +1 or -1) -> value of the operation.
+Magnitude = Callable[[float, float], float]
+
+
+class Operation(NamedTuple):
+    """One row of the table.
+
+    Args:
+        apply: the function.
+        plain: magnitude of RandAugment; some operations change the image most at level 0.
+        increasing: magnitude of RandAugment with ``inc1``: the higher the level, the stronger the change.
+        policy: magnitude of AutoAugment's policy.
+    """
+
+    apply: Callable[[Image.Image, float, int, Fill], Image.Image]
+    plain: Magnitude
+    increasing: Magnitude
+    policy: Magnitude
+
+
+def _same(apply: Callable, magnitude: Magnitude, policy: Magnitude | None = None) -> Operation:
+    return Operation(apply, magnitude, magnitude, policy or magnitude)
+
+
+def _signed(full: float) -> Magnitude:
+    return lambda t, sign: sign * full * t
+
+
+def _enhance(apply: Callable) -> Operation:
+    return Operation(apply, lambda t, sign: 0.1 + 1.8 * t, lambda t, sign: max(0.1, 1.0 + sign * 0.9 * t),
+                     lambda t, sign: 1.0 + sign * 0.9 * t)
+
+
+OPERATIONS = {
+    "AutoContrast": _same(auto_contrast, lambda t, sign: 0.0),
+    "Equalize": _same(equalize, lambda t, sign: 0.0),
+    "Invert": _same(invert, lambda t, sign: 0.0),
+    "Rotate": _same(rotate, _signed(30.0), policy=lambda t, sign: 30.0 * t),
+    "Posterize": Operation(posterize, lambda t, sign: min(8, int(4 * t)), lambda t, sign: max(0, 4 - int(4 * t)),
+                           lambda t, sign: round(8 - 4 * t)),
+    "Solarize": Operation(solarize, lambda t, sign: min(256, int(256 * t)),
+                          lambda t, sign: max(0, 256 - int(256 * t)), lambda t, sign: 256 - 256 * t),
+    "SolarizeAdd": _same(solarize_add, lambda t, sign: min(128, int(110 * t))),
+    "Color": _enhance(color),
+    "Contrast": _enhance(contrast),
+    "Brightness": _enhance(brightness),
+    "Sharpness": _enhance(sharpness),
+    "ShearX": _same(shear_x, _signed(0.3)),
+    "ShearY": _same(shear_y, _signed(0.3)),
+    "TranslateX": _same(translate_x, _signed(0.45), policy=_signed(150 / 331)),
+    "TranslateY": _same(translate_y, _signed(0.45), policy=_signed(150 / 331)),
+}
 
 ERASE_AREA = (0.02, 1 / 3)  # of the image
 ERASE_ASPECT = (0.3, 1 / 0.3)  # height / width
@@ -151,10 +242,16 @@ class Normalize:
         values = np.arange(256) / 255.0
         self.tables = [((values - m) / s).astype(np.float32) for m, s in zip(mean, std)]
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return float32 (C, H, W) of an RGB or L image, C being the count of its channels."""
+    def __call__(self, image: Image.Image | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return float32 (C, H, W) of an RGB or L image, C being the count of its channels.
+
+        Args:
+            image: PIL image, or its pixels, uint8 (H, W, C) or (H, W).
+            out: where the result is written, contiguous; none: a new array.
+        """
         pixels = np.asarray(image)
-        out = np.empty((len(self.tables), *pixels.shape[:2]), dtype=np.float32)
+        if out is None:
+            out = np.empty((len(self.tables), *pixels.shape[:2]), dtype=np.float32)
         for table, plane, target in zip(self.tables, cv2.split(pixels), out):
             cv2.LUT(plane, table, dst=target)
         return out

@@ -11,13 +11,17 @@ it ``common.augment.mixup`` mixes the batch.
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from common.augment.operations import ColorJitter, Normalize, RandomErasing, channels_first, crop_box, single_draw_box
-from common.augment.policies import auto_augment
+from common.augment.policies import auto_augment, no_augment
+from common.augment.resize import FILTERS, resize_box
 from common.config.datasets import DATASETS
 from common.errors import UserError, nearest
+
+Picture = Any  # a PIL image, or what has its ``size``, ``image()`` and ``crop(box, size)``: common.dataset.jpeg.Jpeg
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -32,7 +36,8 @@ LUMA = (0.299, 0.587, 0.114)  # the weights with which PIL turns RGB into grey (
 def train_transform(config: Any) -> Callable[[Image.Image, np.random.Generator], np.ndarray]:
     """Build the training pipeline of a configuration.
 
-    ``auto_augment`` replaces ``color_jitter`` where both are given, as in the recipes of the field that list both.
+    ``auto_augment`` replaces ``color_jitter`` where both are given, as in the recipes of the field that list both; 3a
+    comes with it, as its authors train.
 
     Args:
         config: reads image_size, in_channels, dataset, mean, std, scale, ratio, interpolation, hflip, vflip,
@@ -49,7 +54,7 @@ def train_transform(config: Any) -> Callable[[Image.Image, np.random.Generator],
     resample = _resample("interpolation", config.interpolation)
     fill = tuple(min(255, round(255 * m)) for m in mean)
     jitter = None
-    if config.color_jitter and not config.auto_augment:
+    if config.color_jitter and (not config.auto_augment or config.auto_augment.startswith("3a")):
         jitter = ColorJitter(*_jitter_strengths(config.color_jitter))
     return TrainTransform(
         size=config.image_size, grey=config.in_channels == 1, single_draw=config.task == "linprobe",
@@ -165,32 +170,46 @@ class TrainTransform:
     normalize: Normalize
     erase: RandomErasing
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """Return float32 (C, size, size)."""
-        image = self.crop(image.convert("L") if self.grey else image, rng)
+    def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
+        """Return float32 (C, size, size); written into ``out`` where that is given."""
+        image = self.crop(picture, rng)
         if rng.random() < self.hflip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = _flip(image, Image.Transpose.FLIP_LEFT_RIGHT)
         if rng.random() < self.vflip:
-            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+            image = _flip(image, Image.Transpose.FLIP_TOP_BOTTOM)
+        if isinstance(image, np.ndarray) and (self.jitter or self.augment is not no_augment):
+            image = Image.fromarray(image)
         image = self.augment(image, rng)
         if self.jitter:
             image = self.jitter(image, rng)
-        array = self.normalize(image)
+        array = self.normalize(image, out)
         self.erase(array, rng)
         return array
 
-    def crop(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def crop(self, picture: Picture, rng: np.random.Generator) -> Image.Image | np.ndarray:
         """Cut out a random box and resize it to the square of the network.
 
         As PIL defines it, the filter reads beyond the box where the image goes on, so that the border is not blurred
-        differently from the inside.
+        differently from the inside. A picture that is not decoded yet, or an array, is resized by ``resize_box`` if
+        that knows the filter, and stays an array, uint8 (size, size, C).
         """
         draw = single_draw_box if self.single_draw else crop_box
-        box = draw(*image.size, self.scale, self.ratio, rng)
+        box = draw(*picture.size, self.scale, self.ratio, rng)
         resample = self.resample
         if resample is None:
             resample = Image.Resampling.BILINEAR if rng.random() < 0.5 else Image.Resampling.BICUBIC
+        if not isinstance(picture, Image.Image):
+            if resample in FILTERS and not self.grey:
+                return resize_box(*picture.crop(box, self.size), self.size, resample)
+            picture = picture.image()
+        image = picture.convert("L") if self.grey else picture
         return image.resize((self.size, self.size), resample, box=box)
+
+
+def _flip(image: Image.Image | np.ndarray, way: int) -> Image.Image | np.ndarray:
+    if isinstance(image, np.ndarray):
+        return cv2.flip(image, 1 if way == Image.Transpose.FLIP_LEFT_RIGHT else 0)
+    return image.transpose(way)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ SECTIONS = {
 
 
 TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
+DATA_TASKS = TRAINING_TASKS + ("eval",)
 TASKS = TRAINING_TASKS + ("eval", "export", "infer", "visualize")
 TASKS_OF_SECTION = dict.fromkeys(SECTIONS, TASKS) | dict.fromkeys(
     ("loss", "schedule", "optim", "saving", "evaluate"), TRAINING_TASKS)
@@ -121,8 +122,7 @@ class Config:
                               choices=("auto", "Ascend", "GPU", "CPU"))
     device_id: int | None = _run(None, "index of the device; none: DEVICE_ID of the environment, else 0", ge=0)
     distribute: bool = _run(False, "data parallel over the ranks that the launcher started",
-                            aliases=("run_distribute", "use_parallel", "is_distributed"),
-                            tasks=TRAINING_TASKS + ("eval",))
+                            aliases=("run_distribute", "use_parallel", "is_distributed"), tasks=DATA_TASKS)
     parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",),
                               tasks=TRAINING_TASKS)
     gradients_mean: bool = _run(True, "average (true) or sum (false) gradients over the ranks", tasks=TRAINING_TASKS)
@@ -148,25 +148,36 @@ class Config:
                          aliases=("dataset_name", "dataset_choose"),
                          choices={name: one.spellings for name, one in DATASETS.items()})
     data_dir: str = _data("", "folder with train/ and val/, or the CIFAR files, or the training images themselves",
-                          aliases=("dataset_path", "train_data_path"), path=True, tasks=TRAINING_TASKS + ("eval",))
+                          aliases=("dataset_path", "train_data_path"), path=True, tasks=DATA_TASKS)
     eval_dir: str = _data("", "folder of the evaluation images; empty: val/ (or the test batch) in data_dir",
-                          aliases=("eval_path", "val_data_path"), path=True, tasks=TRAINING_TASKS + ("eval",))
-    img_ids: str = _data("", "JSON file that lists the images to use, relative to data_dir; means dataset: list",
-                         path=True, tasks=TRAINING_TASKS + ("eval",))
-    download: bool = _data(False, "fetch CIFAR into data_dir when it is not there", tasks=TRAINING_TASKS + ("eval",))
+                          aliases=("eval_path", "val_data_path"), path=True, tasks=DATA_TASKS)
+    img_ids: str = _data("", "JSON, CSV or TXT file that lists the images to use, relative to data_dir; means "
+                         "dataset: list", path=True, tasks=DATA_TASKS)
+    download: bool = _data(False, "fetch CIFAR into data_dir when it is not there", tasks=DATA_TASKS)
     on_error: str = _data("raise", "an image that cannot be read: stop, or take the next one",
-                          choices=("raise", "skip"), tasks=TRAINING_TASKS + ("eval",))
+                          choices=("raise", "skip"), tasks=DATA_TASKS)
+    exif: bool = _data(True, "turn images as the camera noted it, scale 16-bit grey; false: PIL's RGB, as the authors")
+    max_image_pixels: int = _data(178_956_970, "largest width x height; a larger image counts as broken", ge=1)
+    fast_decode: bool = _data(True, "decode JPEG files with OpenCV and resize with short filters, 0.4 of 255 grey "
+                              "levels from PIL's pixels in the mean; false: PIL's pixels to the bit",
+                              tasks=TRAINING_TASKS)
+    data_cache: str = _data("", "folder on a fast disk or in memory (/dev/shm/NAME) that keeps images once read",
+                            path=True, tasks=DATA_TASKS)
+    data_cache_form: str = _data("encoded", "what data_cache keeps: files, or pixels: larger, with nothing to decode",
+                                 choices=("encoded", "decoded"), tasks=DATA_TASKS)
+    data_cache_gb: float = _data(100.0, "most that data_cache holds, in units of 10**9 bytes", gt=0, tasks=DATA_TASKS)
+    repeated_augmentation: int = _data(1, "times that each drawn image comes in a global batch, augmented differently; "
+                                       "an epoch has as many steps as with 1, and so sees a share of the images", ge=1,
+                                       tasks=TRAINING_TASKS)
     shuffle: bool = _data(True, "new random order of the training images in every epoch", tasks=TRAINING_TASKS)
     num_workers: int = _data(4, "parallel workers that read and augment images",
-                             aliases=("num_parallel_workers", "train_num_workers"), ge=1,
-                             tasks=TRAINING_TASKS + ("eval",))
-    eval_num_workers: int | None = _data(None, "the same for evaluation; none: num_workers", ge=1,
-                                         tasks=TRAINING_TASKS + ("eval",))
+                             aliases=("num_parallel_workers", "train_num_workers"), ge=1, tasks=DATA_TASKS)
+    eval_num_workers: int | None = _data(None, "the same for evaluation; none: num_workers", ge=1, tasks=DATA_TASKS)
     batch_size: int | Literal["dynamic"] = _data(128, "images per step and device; of an exported file: the images "
                                                  "that it takes at once, dynamic: any number", ge=1,
                                                  tasks=TRAINING_TASKS + ("eval", "export"))
     eval_batch_size: int | None = _data(None, "images per evaluation step and device; none: batch_size", ge=1,
-                                        tasks=TRAINING_TASKS + ("eval",))
+                                        tasks=DATA_TASKS)
     drop_remainder: bool = _data(True, "leave out the last, smaller batch of a training epoch", tasks=TRAINING_TASKS)
     num_classes: int = _data(1000, "number of classes; known of CIFAR and the digits", aliases=("class_num",), ge=1)
     in_channels: int = _data(3, "channels of the images", ge=1)
@@ -189,7 +200,7 @@ class Config:
     color_jitter: float | tuple[float, ...] | None = _augment(
         None, "strength of random brightness, contrast, saturation (and hue), one number or a list; only without "
         "auto_augment", ge=0, tasks=TRAINING_TASKS)
-    auto_augment: str = _augment("", "policy such as randaug-m9-mstd0.5-inc1 or autoaugment; empty: none",
+    auto_augment: str = _augment("", "policy such as randaug-m9-mstd0.5-inc1, v0, 3a, ta_wide or augmix; empty: none",
                                  aliases=("autoaugment",), convert=_policy, tasks=TRAINING_TASKS)
     crop_pct: float | None = _augment(0.875, "evaluation: side of the centre crop / short side of the resized image; "
                                       "none: the old zoo's rule (image size / 0.875, rounded to 16)", gt=0, le=1)

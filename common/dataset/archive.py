@@ -20,6 +20,7 @@ from common.dataset.once import once
 from common.errors import UserError
 
 _CHUNK = 1 << 20
+_MOST_TIMES_LARGER = 100  # of what is unpacked, beside its archive: images hardly shrink, and a bomb does by 1,000
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,12 @@ def extract(archive: Path, folder: Path) -> None:
               tqdm.wrapattr(raw, "read", total=archive.stat().st_size, desc=archive.name, unit="B",
                              unit_scale=True, leave=False, disable=None) as stream,
               tarfile.open(fileobj=stream, mode="r|*") as tar):
+            unpacked, most = 0, _MOST_TIMES_LARGER * archive.stat().st_size
             for member in tar:
+                unpacked += member.size
+                if unpacked > most:
+                    raise UserError(f"{archive} is refused: its contents are more than {_MOST_TIMES_LARGER} times as "
+                                    "large as the archive, which images never are.")
                 if not _harmless(member):
                     raise UserError(f"{archive} is refused: its member '{member.name}' is a link, a device, or lies "
                                     "outside of the archive; a data set has files and folders only.")

@@ -68,6 +68,12 @@ class TrainBatches:
     Rank r takes rows r*B..(r+1)*B of every global batch, which so is the same for any number of ranks. For the
     Jensen-Shannon loss a batch has 3 * B rows: the images without colour changes, then two augmented copies of them.
 
+    ``repeated_augmentation`` R > 1: the order of the epoch has each image R times in a row, and its places go to the
+    ranks in turn, as in DeiT's RASampler, so that each rank gets another repeat and a global batch holds B * world / R
+    images. The set of images and augmentations in a global batch is the same for any number of ranks; an epoch has as
+    many steps as without, and so sees the first 1 / R of its order. Source: Hoffer et al. 2020, "Augment your batch";
+    Touvron et al. 2021, "DeiT" (arXiv 2012.12877).
+
     Args:
         config: the configuration.
         samples: the training images.
@@ -109,9 +115,18 @@ class TrainBatches:
 
     def indices(self, epoch: int, position: int) -> np.ndarray:
         """Return the images of this rank's batch at a position of an epoch, int64 (B,)."""
-        first = position * self.global_batch + self.rank * self.config.batch_size
+        return self.places(epoch, position)[0]
+
+    def places(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images of this rank's batch, and of each image which of its repeats it is, both int64 (B,)."""
+        first, count = position * self.global_batch, self.config.batch_size
+        repeats = self.config.repeated_augmentation
+        if repeats == 1:
+            rows = first + self.rank * count + np.arange(count)
+        else:  # in turn, so that the repeats of an image come to different ranks
+            rows = first + self.rank + self.global_batch // count * np.arange(count)
         order = self.order(epoch)
-        return order[np.arange(first, first + self.config.batch_size) % len(order)]
+        return order[rows // repeats % len(order)], rows % repeats
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image float32 (B, C, H, W), and label int32 (B,), soft float32 (B, K), or noise float32 (B, L)."""
@@ -120,12 +135,11 @@ class TrainBatches:
         images, count = np.empty(self.shape, np.float32), config.batch_size
         labels = np.empty(count, np.int32)
         noise = np.empty((count, self.noise_length), np.float32)
-        for row, index in enumerate(self.indices(epoch, position).tolist()):
-            picture, labels[row] = self._read(index)
-            for copy, transform in enumerate(self.transforms):
-                images[copy * count + row] = transform(picture, generator(config.seed, _IMAGE, epoch, index, copy))
+        for row, (index, repeat) in enumerate(np.stack(self.places(epoch, position), axis=1).tolist()):
+            labels[row] = self._fill(images[row::count], epoch, index, repeat)
             if self.noise_length:
-                noise[row] = generator(config.seed, _NOISE, epoch, index).random(self.noise_length, np.float32)
+                place = (index, repeat) if repeat else (index,)
+                noise[row] = generator(config.seed, _NOISE, epoch, *place).random(self.noise_length, np.float32)
         labels = np.tile(labels, len(self.transforms))
         if self.noise_length:
             return images, noise
@@ -135,12 +149,20 @@ class TrainBatches:
             return images, smooth_one_hot(labels, config.num_classes, self.mixer.smoothing)
         return self.mixer(images, labels, generator(config.seed, _MIX, epoch, position, self.rank))
 
-    def _read(self, index: int):
-        """Return image and label; where ``on_error`` is skip, a broken image is replaced by the next good one."""
+    def _fill(self, rows: np.ndarray, epoch: int, index: int, repeat: int) -> int:
+        """Write the forms of one image into ``rows``, float32 (forms, C, H, W), and return its label.
+
+        Where ``on_error`` is skip, the next good image takes the place of a broken one.
+        """
         count = len(self.samples)
+        open_image = self.samples.picture if self.config.fast_decode else self.samples.load
         for candidate in range(index, index + count):
             try:
-                return self.samples.load(candidate % count), self.samples.labels[candidate % count]
+                picture = open_image(candidate % count)
+                for form, transform in enumerate(self.transforms):
+                    copy = repeat * len(self.transforms) + form
+                    transform(picture, generator(self.config.seed, _IMAGE, epoch, index, copy), rows[form])
+                return self.samples.labels[candidate % count]
             except UserError:
                 if self.config.on_error != "skip":
                     raise

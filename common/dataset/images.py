@@ -1,9 +1,12 @@
 """Image files: found, opened, and brought to 8-bit RGB. Imports no MindSpore."""
 import glob
+import io
 import os
+import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import BinaryIO, Union
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -51,21 +54,68 @@ def expand_images(text: str) -> list[Path]:
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_of_what = re.compile(r" ('.*'|<_io.BytesIO object at \w+>)$")  # PIL ends a reason with what it was given
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """Return an image file as ``to_rgb`` makes it.
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read.
+
+    Args:
+        exif: turn an image as the camera noted it, and bring 16-bit grey to 8 bits; false: PIL's ``convert("RGB")``
+            alone, as the authors' programs read their images.
+        max_pixels: an image with more is refused before it takes memory.
+    """
+
+    exif: bool = True
+    max_pixels: int = 178_956_970  # as PIL; 512 MB as RGB
+
+
+Image.MAX_IMAGE_PIXELS = None  # the limit of PIL could not be raised for one file; ``check_pixels`` has its place
+
+
+def check_pixels(size: tuple[int, int], reading: Reading, name: str) -> None:
+    """Refuse an image of too many pixels.
 
     Raises:
-        UserError: if it is no image, or broken.
+        UserError: naming the key.
     """
+    if size[0] * size[1] > reading.max_pixels:
+        raise UserError(f"{name} has {size[0]} x {size[1]} pixels, more than max_image_pixels: {reading.max_pixels}; "
+                        "make it smaller, raise the limit, or set on_error: skip.")
+
+
+def load_image(source: str | os.PathLike | BinaryIO, reading: Reading = Reading(), name: str = "") -> Image.Image:
+    """Return an image file as ``to_rgb`` makes it.
+
+    Args:
+        source: path, or an open file.
+        reading: how it is read.
+        name: for messages, where ``source`` is no path.
+
+    Raises:
+        UserError: if it is no image, too large, or broken.
+    """
+    name = name or os.fspath(source)
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
+        with Image.open(source) as image:
+            check_pixels(image.size, reading, name)
+            return to_rgb(image) if reading.exif else image.convert("RGB")
+    except UserError:
+        raise
     except _DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(f" {os.fspath(path)!r}", "") or "broken"
-        raise UserError(f"{path} is no image that can be read ({reason}); remove it, or set on_error: "
+        reason = getattr(error, "strerror", None) or _of_what.sub("", str(error)) or "broken"
+        raise UserError(f"{name} is no image that can be read ({reason}); remove it, or set on_error: "
                         "skip.".replace("\n", " ")) from error
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether the camera noted in an image file that it was not held upright."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _orientation(image) != 1
+    except _DECODING_ERRORS:
+        return False  # whoever decodes it will say what is wrong
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

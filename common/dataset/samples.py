@@ -3,6 +3,7 @@
 Imports no MindSpore.
 """
 
+import io
 import json
 import logging
 import os
@@ -16,7 +17,9 @@ import numpy as np
 from PIL import Image
 
 from common.config.options import Config
-from common.dataset.images import load_image
+from common.dataset.cache import Cache, Pixels
+from common.dataset.images import Reading, load_image
+from common.dataset.jpeg import Jpeg, open_picture
 from common.errors import UserError
 
 _NAMED_AT_MOST = 10  # broken images named in one log line
@@ -50,6 +53,10 @@ class Samples(ABC):
         Raises:
             UserError: if it cannot be read, naming it.
         """
+
+    def picture(self, index: int) -> Image.Image | Jpeg | Pixels:
+        """Return one image for the training, decoded or not; as ``load``, but its pixels may be OpenCV's."""
+        return self.load(index)
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -108,7 +115,43 @@ def _remove_own(path: str, owner: int) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-class FileSamples(Samples):
+class EncodedSamples(Samples):
+    """Images that are encoded, one after the other, in files or in parts of files."""
+
+    reading = Reading()
+    cache: Cache | None = None
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            UserError: if it is not there.
+        """
+
+    def load(self, index: int) -> Image.Image:
+        if self.cache and self.cache.decoded:
+            return self._pixels(index).image()
+        return self._decode(index)
+
+    def picture(self, index: int) -> Image.Image | Jpeg | Pixels:
+        if self.cache and self.cache.decoded:
+            return self._pixels(index)
+        return open_picture(self._encoded(index), self.where(index), self.reading)
+
+    def _encoded(self, index: int) -> bytes:
+        if self.cache and not self.cache.decoded:
+            return self.cache.encoded(self.where(index), lambda: self.read(index))
+        return self.read(index)
+
+    def _decode(self, index: int) -> Image.Image:
+        return load_image(io.BytesIO(self._encoded(index)), self.reading, self.where(index))
+
+    def _pixels(self, index: int) -> Pixels:
+        return self.cache.pixels(self.where(index), lambda: np.asarray(self._decode(index)))
+
+
+class FileSamples(EncodedSamples):
     """Image files below one folder. Names are kept as one array of bytes: a million of them take 50 MB, not 500."""
 
     def __init__(self, name: str, classes: Sequence[str], labels: Sequence[int], folder: Path, files: Sequence[str]):
@@ -119,8 +162,13 @@ class FileSamples(Samples):
     def where(self, index: int) -> str:
         return os.path.join(self.folder, os.fsdecode(self.files[index]))
 
-    def load(self, index: int) -> Image.Image:
-        return load_image(self.where(index))
+    def read(self, index: int) -> bytes:
+        try:
+            with open(self.where(index), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"{self.where(index)} is no image that can be read ({error.strerror}); remove it, or set "
+                            "on_error: skip.") from error
 
 
 class ArraySamples(Samples):

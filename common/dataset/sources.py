@@ -1,22 +1,25 @@
-"""Where the images of a run come from: class folders, CIFAR's binary files, the digits, or a JSON list of images.
+"""Where the images of a run come from: class folders, CIFAR's binary files, the digits, a list of images,
+or shards.
 
 ``open_samples`` finds the data of a split and returns ``Samples``, which load one image after the other by its index.
 Imports no MindSpore.
 """
-import json
 import os
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 from common.config.datasets import DATASETS, is_cifar
 from common.config.options import Config
 from common.dataset.archive import marker_of, unpack_once
+from common.dataset.cache import Cache
 from common.dataset.cifar import read_cifar
 from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
 from common.dataset.digits import CLASSES as DIGITS, load_digits
-from common.dataset.images import EXTENSIONS, load_image
+from common.dataset.images import EXTENSIONS, Reading, load_image
+from common.dataset.lists import LISTS, read_list
 from common.dataset.once import in_progress
-from common.dataset.samples import ArraySamples, FileSamples, Samples
+from common.dataset.samples import ArraySamples, EncodedSamples, FileSamples, Samples
+from common.dataset.shard_samples import is_sharded, open_shards
 from common.errors import UserError
 
 __all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes",
@@ -29,12 +32,21 @@ def open_samples(config: Config, split: str) -> Samples:
     """Find the images of a split; archives that lie there are unpacked, CIFAR is fetched where ``download`` says so.
 
     Args:
-        config: dataset, data_dir, eval_dir, img_ids, download, task.
+        config: dataset, data_dir, eval_dir, img_ids, download, task, exif, max_image_pixels and the data_cache keys.
         split: ``train`` or ``eval``.
 
     Raises:
         UserError: if there is nothing, or something else than expected.
     """
+    samples = _find(config, split)
+    if isinstance(samples, EncodedSamples):
+        samples.reading = Reading(config.exif, config.max_image_pixels)
+        if config.data_cache:
+            samples.cache = Cache(config.data_cache, config.data_cache_gb, config.data_cache_form == "decoded")
+    return samples
+
+
+def _find(config: Config, split: str) -> Samples:
     if config.dataset == "digits":
         images, labels = load_digits(split)
         return ArraySamples("digits", DIGITS, labels, images, [(f"digits ({split})", len(labels))])
@@ -42,12 +54,15 @@ def open_samples(config: Config, split: str) -> Samples:
         found = read_cifar(config, split)
         return ArraySamples(DATASETS[config.dataset].title, found.classes, found.labels, found.images, found.sources)
     if split == "train" and config.img_ids:
-        return _read_list(config, Path(config.img_ids), Path(config.data_dir))
+        return read_list(config, Path(config.img_ids), Path(config.data_dir))
     if split == "train" and config.dataset == "list":
-        raise UserError("dataset: list needs img_ids: the JSON file that lists the images.")
-    if split == "eval" and config.eval_dir.lower().endswith(".json"):
-        return _read_list(config, Path(config.eval_dir), Path(config.data_dir))
-    return _read_folder(_split_folder(config, split), split, unlabelled=config.task == "pretrain")
+        raise UserError("dataset: list needs img_ids: the file that lists the images.")
+    if split == "eval" and Path(config.eval_dir).suffix.lower() in LISTS:
+        return read_list(config, Path(config.eval_dir), Path(config.data_dir))
+    folder = _split_folder(config, split)
+    if is_sharded(folder):
+        return open_shards(folder)
+    return read_folder(folder, split, unlabelled=config.task == "pretrain")
 
 
 def _split_folder(config: Config, split: str) -> Path:
@@ -99,7 +114,7 @@ def _class_folders(folder: Path) -> list[str]:
                   if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
 
 
-def _read_folder(folder: Path, split: str, unlabelled: bool = False) -> FileSamples:
+def read_folder(folder: Path, split: str, unlabelled: bool = False) -> FileSamples:
     """Read a folder of class folders. Other files are ignored; archives are unpacked where there are no folders.
 
     Without labels the images may also lie in the folder itself.
@@ -152,50 +167,3 @@ def _images_below(folder: Path, name: str) -> list[str]:
         inside = os.path.relpath(path, folder)
         found += [os.path.join(inside, file) for file in sorted(files) if _is_image(file)]
     return found
-
-
-def _read_list(config: Config, file: Path, folder: Path) -> FileSamples:
-    """Read a JSON list: ``["a/b.jpg", ...]``, ``[["a/b.jpg", label], ...]`` or ``{"a/b.jpg": label, ...}``.
-
-    A label is a number, or the name of a class; without one it is the first folder of the path. Numbers need not use
-    all of the ``num_classes`` that were given.
-    """
-    if not file.is_absolute() and not file.is_file() and (folder / file).is_file():
-        file = folder / file
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"img_ids: {file} cannot be read ({error.strerror}); looked in {Path.cwd()} and in "
-                        f"{folder}.") from error
-    except ValueError as error:
-        raise UserError(f"img_ids: {file} is no JSON file ({error}).") from error
-    entries = list(content.items()) if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"img_ids: {file} lists no images; allowed: a list of paths, a list of [path, label], or a "
-                        "table {path: label}.")
-    paths, labels = zip(*(_entry(entry, number, file) for number, entry in enumerate(entries)))
-    first = os.path.join(folder, paths[0])
-    if not os.path.exists(first):
-        raise UserError(f"img_ids: the first image of {file}, {paths[0]}, is not in {folder}; paths are relative to "
-                        "data_dir.")
-    if all(isinstance(label, int) for label in labels):
-        if min(labels) < 0:
-            raise UserError(f"img_ids: {file} has the label {min(labels)}; labels begin at 0.")
-        count = max(max(labels) + 1, config.num_classes if "num_classes" in config.given else 0)
-        return FileSamples(file.stem, [str(n) for n in range(count)], labels, folder, paths)
-    if "" in labels and config.task != "pretrain":
-        raise UserError(f"img_ids: {file} has no label for {paths[labels.index('')]}; give [path, label], or put the "
-                        "image into a folder named like its class.")
-    classes = sorted(set(map(str, labels)))
-    number = {name: index for index, name in enumerate(classes)}
-    return FileSamples(file.stem, classes, [number[str(label)] for label in labels], folder, paths)
-
-
-def _entry(entry: Any, number: int, file: Path) -> tuple[str, str | int]:
-    """Return path and label of one entry of a list."""
-    if isinstance(entry, str):
-        return entry, Path(entry).parts[0] if len(Path(entry).parts) > 1 else ""
-    if (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)
-            and isinstance(entry[1], (str, int)) and not isinstance(entry[1], bool)):
-        return entry[0], entry[1]
-    raise UserError(f"img_ids: entry {number} of {file} is {entry!r}; allowed: a path, or [path, label].")

@@ -123,6 +123,17 @@ def test_own_check_holds_where_python_has_no_filter(tmp_path, monkeypatch):
     assert (tmp_path / "fine.txt").read_bytes() == b"3"
 
 
+def test_an_archive_that_unpacks_to_a_multiple_is_refused_before_it_fills_the_disk(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        for number in range(20):
+            member = tarfile.TarInfo(f"{number}.bmp")
+            member.size = 1_000_000
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(UserError, match="more than 100 times as large as the archive"):
+        unpack_once(tmp_path / "a.tar.gz", tmp_path)
+    assert [file.name for file in tmp_path.rglob("*.bmp")] == []
+
+
 @pytest.mark.parametrize("damage", ["cut", "html", "cut gzip", "empty"])
 def test_damaged_archive_is_one_sentence_and_leaves_nothing(tmp_path, damage):
     mode = "w:gz" if damage == "cut gzip" else "w"
@@ -137,7 +148,7 @@ def test_damaged_archive_is_one_sentence_and_leaves_nothing(tmp_path, damage):
 
 def test_one_of_several_processes_unpacks_and_all_see_the_files(tmp_path):
     make_tar(tmp_path / "a.tar", {f"top/{i}.txt": b"x" * 1000 for i in range(300)})
-    program = ("import logging, pathlib; from common import archive; logging.basicConfig(level=logging.INFO);"
+    program = ("import logging, pathlib; from common.dataset import archive; logging.basicConfig(level=logging.INFO);"
                "archive.unpack_once(pathlib.Path('a.tar'), pathlib.Path('.'));"
                "print(len(list(pathlib.Path('top').iterdir())))")
     runs = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE,

@@ -109,6 +109,41 @@ def test_another_seed_gives_another_order_and_other_images():
     assert one.indices(0, 0).tolist() != other.indices(0, 0).tolist()
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_repeated_augmentation_is_exact_on_any_number_of_ranks(ranks):
+    samples = few(60)
+    single = TrainBatches(config_of(batch_size=12, repeated_augmentation=3), samples, 0, 1)
+    parts = [TrainBatches(config_of(batch_size=12 // ranks, repeated_augmentation=3), samples, rank, ranks)
+             for rank in range(ranks)]
+    plain = TrainBatches(config_of(batch_size=12), samples, 0, 1)
+    assert len(single) == len(parts[0]) == len(plain) == 5
+    for position in range(5):
+        images, repeats = single.places(1, position)
+        assert images.tolist() == np.repeat(single.order(1)[4 * position:4 * position + 4], 3).tolist()
+        assert repeats.tolist() == [0, 1, 2] * 4
+        together = np.empty_like(images)
+        pixels = np.empty((12, 3, 16, 16), np.float32)
+        for rank, part in enumerate(parts):
+            together[rank::ranks] = part.places(1, position)[0]
+            pixels[rank::ranks] = part[5 + position][0]
+        np.testing.assert_array_equal(together, images)
+        np.testing.assert_array_equal(pixels, single[5 + position][0])
+        assert len({row.tobytes() for row in pixels}) == 12  # every repeat is augmented differently
+
+
+def test_the_first_repeat_is_the_image_of_a_training_without_repeats():
+    samples = few(24)
+    plain = TrainBatches(config_of(batch_size=24, shuffle=False), samples, 0, 1)[0][0]
+    repeated = TrainBatches(config_of(batch_size=24, shuffle=False, repeated_augmentation=2), samples, 0, 1)[0][0]
+    np.testing.assert_array_equal(repeated[::2], plain[:12])
+
+
+def test_noise_differs_between_repeats():
+    source = TrainBatches(config_of(task="pretrain", repeated_augmentation=2), few(), 0, 1, noise_length=16)
+    noise = source[0][1]
+    assert len({row.tobytes() for row in noise}) == len(noise)
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_global_batch_is_the_same_for_any_number_of_ranks(ranks):
     samples = few(60)

@@ -1,6 +1,7 @@
 """scripts/benchmark.py as a user calls it: small real measurements, and sentences for mistakes."""
 import importlib.util
 import json
+import multiprocessing
 import os
 import time
 
@@ -12,8 +13,9 @@ from common.augment.pipeline import statistics, train_transform
 from common.config.load import from_mapping
 from common.errors import UserError
 from entry import ROOT, run, sentence
-from scripts.benchmark import check_comparison, numbers, plain_image, ratios
-from scripts.measure import Measurement, machine
+from scripts.benchmark import check_comparison, numbers, ratios
+from scripts.measure import Measurement, cpu_time, machine
+from scripts.pipelines import check_against, plain_image, settle
 
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 TINY = ("--model", "gmlp_Ti", "--image_size", "16", "--patch_size", "8", "--embed_dim", "8", "--depth", "1",
@@ -57,7 +59,7 @@ def test_pipeline_is_measured_beside_a_plain_loop(tmp_path):
     written = json.loads((tmp_path / "numbers.json").read_text())
     pipeline, plain = written["results"]
     assert pipeline["images"] == plain["images"] and len(pipeline["rates"]) == 1
-    assert written["ratios"]["data"]["speed"] == pytest.approx(pipeline["rates"][0] / plain["rates"][0])
+    assert written["ratios"]["plain PIL loop"]["speed"] == pytest.approx(pipeline["rates"][0] / plain["rates"][0])
     assert "pipeline / plain PIL loop: speed" in result.stdout
 
 
@@ -89,6 +91,47 @@ def test_waiting_costs_time_but_no_processor():
         side.step()
         (wall, cpu), = side.seconds
     assert cpu < wall / 2
+
+
+def test_cpu_time_counts_worker_processes_and_settling_waits_for_them():
+    before = cpu_time()
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(0.5,))
+    worker.start()
+    settle()
+    assert cpu_time() - before >= 0.45
+    worker.terminate()
+    worker.join()
+
+
+def work(seconds: float):
+    """Work so long, then wait."""
+    while time.process_time() < seconds:
+        pass
+    time.sleep(60)
+
+
+def test_pipeline_is_measured_beside_the_framework_s_own(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for number in range(8):
+        file = tmp_path / "data" / "train" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    result = run(SCRIPT, "--model", "gmlp_ti", "--mode", "data", "--data_dir", tmp_path / "data", "--num_classes", "2",
+                 "--image_size", "16", "--batch_size", "4", "--auto_augment", "randaug-m9", "--against", "native",
+                 "--steps", "2", "--rounds", "1", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    ours, theirs = written["results"]
+    assert (ours["name"], theirs["name"], ours["images"], theirs["images"]) == ("pipeline", "native", 8, 8)
+    assert written["ratios"]["native"]["speed_per_cpu_time"] == pytest.approx(
+        ours["cpu_rates"][0] / theirs["cpu_rates"][0])
+    assert "pipeline / native: speed per cpu time" in result.stdout
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="timm is installed")
+def test_a_loader_that_is_not_installed_is_named():
+    with pytest.raises(UserError, match="against: timm needs .*timm"):
+        check_against(["timm"], from_mapping({"model": "gmlp_ti", "dataset": "folder"}, "test"))
 
 
 def test_mistake_inside_the_process_is_told_outside():
@@ -133,7 +176,9 @@ def test_machine_says_how_busy_it_is():
     (("--model", "gmlp_ti", "--batch_size", "many"), "batch_size"),
     (("--model", "gmlp_ti", "--config_path", "a.yaml"), "read by --mode data alone"),
     (("--model", "gmlp_ti", "--mode", "data", "--data_dir", "nowhere"), "data_dir: 'nowhere'"),
-    (("--model", "gmlp_ti", "--mode", "data", "--against", "torch"), "always compared with a plain PIL loop"),
+    (("--model", "gmlp_ti", "--mode", "data", "--dataset", "digits", "--against", "torch"), "'torch' is no data pipeline"),
+    (("--model", "gmlp_ti", "--mode", "data", "--dataset", "digits", "--against", "native"), "compared on class folders"),
+    (("--model", "gmlp_ti", "--mode", "train", "--against", "native"), "'native' is nothing that networks are compared"),
     (("--model", "mae_vit_base_patch16", "--against", "torch"), "timm has no network that equals mae_vit_base_patch16"),
 ])
 def test_mistake_is_one_sentence(arguments, message):
