@@ -7,7 +7,7 @@
 # ZOO_VENV=none takes PYTHON (or python3) with the packages that it has, and installs nothing.
 
 set -euo pipefail
-ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+ROOT=$(CDPATH='' cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 REQUIREMENTS=$ROOT/requirements.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
 [ -n "${HOME-unset}" ] || unset HOME # an empty HOME would put caches into the root of the disk

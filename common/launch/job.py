@@ -115,7 +115,7 @@ def understand(request: Request, words: Sequence[str], python: str, caller: Path
     config_name = _take_config(names, arguments)
     if names:
         raise UserError(f"'{names[0]}' is one argument too many; further options are written --key value.")
-    config, model = _find_config(config_name, model, caller, request.fallback)
+    config, model = _find_config(config_name, model, caller, request.fallback or _model_of(caller / config_name))
     entry = ROOT / model / f"{request.task}.py"
     if not entry.is_file():
         raise UserError(f"{model} has no {request.task}.py (the model of {config}).")

@@ -68,6 +68,7 @@ class Tree:
             shutil.copy(file, target)
         for model in MODELS:
             (self.root / model / "config").mkdir()
+            (self.root / model / "scripts").symlink_to("../scripts")
             for task in ("train", "eval") + (("pretrain", "finetune") if model == "mae" else ()):
                 (self.root / model / f"{task}.py").touch()
             for name in (f"{model}_a.yaml", "both.yml" if model in ("soft", "mae") else f"{model}_b.yml"):
@@ -237,6 +238,13 @@ def test_scripts_work_from_everywhere_with_every_shell(shell, place, config, tre
                      cwd=tree.root / place, shell=shell)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count(f"'{tree.root}/gmlp/train.py' --config_path '{tree.root}/gmlp/config/gmlp_a.yaml'") == 2
+
+
+def test_the_scripts_folder_of_a_model_tells_the_model(tree):
+    shown = subprocess.run('cd soft/scripts && bash run_eval_cpu.sh ../config/both.yml --dry_run', shell=True, text=True,
+                           cwd=tree.root, env=tree.environment(), capture_output=True, timeout=60)
+    assert f"'{tree.root}/soft/eval.py'" in shown.stdout, shown.stderr
+    assert all((ROOT / model / "scripts").resolve() == ROOT / "scripts" for model in MODELS)
 
 
 def test_a_script_is_also_a_program(tree):
