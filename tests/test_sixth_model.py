@@ -1,4 +1,4 @@
-"""The walk-through "Add a model" of the README: exactly its files are written, and its commands run."""
+"""The walk-through "Add a model" of common/README.md: exactly its files are written, and its commands run."""
 import re
 import shlex
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from entry import ROOT, run
 from scripts.readme_tables import readme_files
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Add a model\n")[2].partition("\n## ")[0]
+TEXT = (ROOT / "common/README.md").read_text(encoding="utf-8").partition("\n## Add a model\n")[2].partition("\n## ")[0]
 FILES = dict(re.findall(r"^<!-- file (\S+) -->\n```\w+\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
 COMMANDS = [shlex.split(line) for body in
             re.findall(r"^<!-- of the files above -->\n```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -35,7 +35,7 @@ def repository(tmp_path_factory) -> Path:
 def test_the_walk_through_is_where_it_should_be():
     assert set(FILES) == {"mixer/src/mixer.py", "mixer/src/spec.py", "mixer/train.py", "mixer/config/mixer_digits.yaml"}
     assert {words[0] for words in COMMANDS} == {"cp", "python"}
-    assert not any("<!-- file" in file.read_text(encoding="utf-8") for file in readme_files() if file.parent != ROOT)
+    assert not any("<!-- file" in file.read_text(encoding="utf-8") for file in readme_files() if file.parent != ROOT / "common")
 
 
 def test_a_model_needs_few_lines(repository):
