@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 from small_networks import Linear
 
 from common.augment.pipeline import train_transform
-from common.callback import StopOnBadLoss, callbacks
+from common.callback.epoch import StopOnBadLoss, callbacks
 from common.config.load import from_mapping
 from common.config.options import fields_of
 from common.context.device import start

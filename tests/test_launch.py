@@ -2,10 +2,10 @@
 import copy
 
 import pytest
+from rank_tables import table, write
 
 from common.errors import UserError
 from common.launch.platform import leave_table
-from test_rank_table import table, write
 
 
 def left(document: dict, tmp_path, distribute: bool | None = None, **environment: str) -> dict[str, str]:

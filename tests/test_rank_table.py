@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from entry import ROOT, run as run_program, sentence
+from rank_tables import table, write
 
 from common.command import run
 from common.context.cores import share_cores
@@ -19,31 +20,12 @@ from common.rank_table.make import own_address, parse_devices
 from common.rank_table.table import Device, Server, find_server, is_local, read_rank_table
 
 
-def table(*servers: int, version: str = "1.0") -> dict:
-    """A table of servers with so many devices each."""
-    entries, rank = [], 0
-    for number, count in enumerate(servers):
-        devices = []
-        for device in range(count):
-            devices.append({"device_id": str(device), "device_ip": f"192.168.{number}.{device + 1}",
-                            "rank_id": str(rank)})
-            rank += 1
-        entries.append({"server_id": f"10.9.8.{number + 1}", "device": devices, "host_nic_ip": "reserve"})
-    return {"version": version, "server_count": str(len(servers)), "server_list": entries, "status": "completed"}
-
-
 def with_pods(*pods: list[int]) -> dict:
     """A table of version 1.2 with two servers, which are in these super pods."""
     document = table(2, 2, version="1.2")
     document["super_pod_list"] = [{"super_pod_id": str(number), "server_list": [
         {"server_id": f"10.9.8.{server}"} for server in members]} for number, members in enumerate(pods)]
     return document
-
-
-def write(document, path: Path = Path("table.json")) -> Path:
-    """Write a document, or a text as it is."""
-    path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
-    return path
 
 
 def changed(path: str, value=None, servers=(2, 2)) -> dict:

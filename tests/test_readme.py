@@ -22,7 +22,7 @@ import pytest
 import yaml
 from entry import ROOT, environment, run
 from PIL import Image
-from test_rank_table import table as rank_table, write as write_rank_table
+from rank_tables import table as rank_table, write as write_rank_table
 
 from common.config.load import from_file, load_config, network_arguments
 from common.config.options import FIELDS, Config, names_of

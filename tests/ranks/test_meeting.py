@@ -12,11 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_ranks import free_port
-from test_rank_table import table, write
-from test_scripts import CPU, Tree, gone
-
 from entry import ROOT, environment
+from rank_jobs import free_port
+from rank_tables import table, write
+from script_tree import CPU, Tree, gone
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

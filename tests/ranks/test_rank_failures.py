@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_ranks import free_port, launcher, logs, stop, with_own_python, write_images
-from test_scripts import CPU, gone
-
 from entry import ROOT, run, write_yaml
+from rank_jobs import free_port, launcher, logs, stop, with_own_python, write_images
+from script_tree import CPU, gone
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -5,20 +5,14 @@ What each rank does is in rank_worker.py. The jobs run side by side: they wait f
 import csv
 import io
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from common.dataset.digits import load_digits
-from entry import ROOT, environment
+from entry import ROOT
+from rank_jobs import launcher, logs, stop, with_own_python, write_images
 
 WORKER = ROOT / "tests" / "rank_worker.py"
 CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
@@ -26,50 +20,6 @@ CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
          3: ("evaluation", "sharding", "probe_norm", "apart")}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-
-
-def free_port() -> int:
-    """Return a port that nobody else uses: tests may run in several processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launcher(ranks: int, folder: Path, port: int | None = None) -> list[str]:
-    """Return the beginning of the command that starts so many ranks; their logs go to ``folder``."""
-    program = Path(sys.executable).with_name("msrun")
-    return [str(program), f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_addr=127.0.0.1",
-            f"--master_port={port or free_port()}", f"--log_dir={folder}", "--join=True"]
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a job that still runs; msrun and the scripts end their ranks when they are interrupted."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def with_own_python(**more: str) -> dict[str, str]:
-    """The environment for msrun, which starts the first ``python`` on PATH."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return environment(PATH=path, PYTHONPATH=str(ROOT), ONEDNN_MAX_CPU_ISA="AVX", **more)
-
-
-def logs(folder: Path) -> str:
-    return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-3000:]}" for file in sorted(folder.rglob("*log*"))
-                     if file.is_file())
-
-
-def write_images(folder: Path, count: int) -> None:
-    """Write digits into ten class folders, some of which may stay empty."""
-    images, labels = load_digits("eval")
-    for digit in range(10):
-        (folder / str(digit)).mkdir(parents=True)
-    for number in range(count):
-        Image.fromarray(images[number]).save(folder / str(labels[number]) / f"{number:04d}.png")
 
 
 @pytest.fixture(scope="module")
