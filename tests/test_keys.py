@@ -6,21 +6,25 @@ import ast
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
 from entry import run, write_yaml
 from mindspore import Tensor, nn
+from PIL import Image
 from small_networks import Linear
 
 from common.augment.pipeline import train_transform
 from common.callback.epoch import StopOnBadLoss, callbacks
+from common.command import ENDING
 from common.config.load import from_mapping
 from common.config.options import fields_of
 from common.context.device import start
 from common.context.ranks import Runtime
 from common.dataset import batches
+from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.network import build_network
 from common.optimizer.rules import SGD
@@ -46,6 +50,7 @@ PROVED = {  # test -> the keys that it would miss
         "open_profiler save_graphs save_checkpoint",
     "test_keys.py::test_checkpoints_are_saved_as_often_and_as_many_as_wanted":
         "save_checkpoint_epochs keep_checkpoint_max prefix ckpt_save_dir",
+    "test_keys.py::test_checkpoints_are_saved_inside_an_epoch_where_asked": "save_checkpoint_steps",
     "test_keys.py::test_keys_of_the_mixing_reach_it": "mixup cutmix mixup_prob mixup_switch_prob",
     "test_keys.py::test_as_many_boxes_are_erased_as_wanted": "re_count",
     "test_keys.py::test_evaluation_has_its_own_number_of_workers": "eval_num_workers num_workers",
@@ -74,6 +79,11 @@ PROVED = {  # test -> the keys that it would miss
     "dataset/test_batches.py::test_another_seed_gives_another_order_and_other_images": "seed",
     "dataset/test_batches.py::test_steps_per_epoch": "batch_size drop_remainder epochs",
     "dataset/test_batches.py::test_evaluation_takes_its_own_size_and_batch": "eval_batch_size eval_image_size",
+    "dataset/test_batches.py::test_repeated_augmentation_is_exact_on_any_number_of_ranks": "repeated_augmentation",
+    "dataset/test_fast_decode.py::test_keys_for_reading_reach_the_reader": "exif max_image_pixels",
+    "dataset/test_fast_decode.py::test_the_key_chooses_between_nearly_the_same_crops_and_pils_own": "fast_decode",
+    "dataset/test_stores.py::test_a_cache_changes_nothing_and_outlives_its_source": "data_cache",
+    "test_keys.py::test_keys_of_the_cache_reach_it": "data_cache_gb data_cache_form",
     "dataset/test_batches.py::test_mixing_ends_at_its_epoch_and_targets_stay_soft": "mixup_off_epoch",
     "augment/test_pipeline.py::test_crop_area_is_uniform_and_aspect_log_uniform": "scale ratio",
     "augment/test_pipeline.py::test_flips_are_pils_and_happen_with_their_probability": "hflip vflip",
@@ -257,24 +267,45 @@ def test_a_run_may_leave_a_profile_and_graphs_but_no_checkpoint(tmp_path):
 
 # checkpoints, data
 
+def run_of(folder, step: TrainStep, **keys):
+    """A run of six epochs of five steps, with its callbacks by name."""
+    config = replace(tiny(prefix="mine", epochs=6, **keys), ckpt_save_dir=str(folder))
+    state = TrainingState(6, 5, 64, np.ones(30, np.float32))
+    opened = open_run(config, GMLP, Runtime(), open_samples(config, "train"), state)
+    return opened, {type(callback).__name__: callback for callback in callbacks(opened, step, None, 0)}
+
+
 def test_checkpoints_are_saved_as_often_and_as_many_as_wanted(tmp_path):
-    """``Saving`` alone, told of the ends of six epochs."""
-    config = replace(tiny(save_checkpoint_epochs=2, keep_checkpoint_max=2, prefix="mine", epochs=6),
-                     ckpt_save_dir=str(tmp_path / "run"))
-    step, state = linear_step(), TrainingState(6, 5, 64, np.ones(30, np.float32))
-    opened = open_run(config, GMLP, Runtime(), batches_of(config), state)
-    saving = next(c for c in callbacks(opened, step, None, 0) if type(c).__name__ == "Saving")
+    opened, found = run_of(tmp_path / "run", linear_step(), save_checkpoint_epochs=2, keep_checkpoint_max=2)
     for epoch in range(1, 7):
-        state.epoch, state.row = epoch, {"epoch": epoch, "loss": 1.0, "lr": 1.0, "epoch_time": 1.0,
-                                         "images_per_second": 1.0}
-        saving.on_train_epoch_end(None)
+        opened.state.epoch, opened.state.row = epoch, {"epoch": epoch, "loss": 1.0, "lr": 1.0, "epoch_time": 1.0,
+                                                       "images_per_second": 1.0}
+        found["Saving"].on_train_epoch_end(None)
     assert sorted(path.name for path in (tmp_path / "run").glob("*.ckpt")) == ["mine-4_5.ckpt", "mine-6_5.ckpt"]
 
 
-def batches_of(config):
-    from common.dataset.sources import open_samples
+def test_checkpoints_are_saved_inside_an_epoch_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(ENDING, "saves", False)  # as it is again after this test
+    context = SimpleNamespace(original_args=lambda: SimpleNamespace(dataset_sink_mode=False))
+    for interval, steps in ((0, []), (2, [2, 4])):
+        folder, saved = tmp_path / str(interval), []
+        opened, found = run_of(folder, linear_step(), save_checkpoint_steps=interval)
+        opened.state.epoch = 1
+        for number in range(1, 6):
+            before = {path: path.stat().st_mtime_ns for path in folder.glob("*.ckpt")}
+            found["StopWhenAsked"].on_train_step_end(context)
+            if {path: path.stat().st_mtime_ns for path in folder.glob("*.ckpt")} != before:
+                saved.append(number)
+        assert saved == steps
 
-    return open_samples(config, "train")
+
+def test_keys_of_the_cache_reach_it(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "a" / "0.png")
+    plain = {"dataset": "folder", "data_dir": str(tmp_path), "data_cache": str(tmp_path / "cache")}
+    for keys, expected in (({}, (100e9, False)), ({"data_cache_gb": 2, "data_cache_form": "decoded"}, (2e9, True))):
+        cache = open_samples(from_mapping(plain | keys, "the test"), "train").cache
+        assert (cache.limit, cache.decoded) == expected
 
 
 def test_keys_of_the_mixing_reach_it():
@@ -292,5 +323,5 @@ def test_evaluation_has_its_own_number_of_workers(monkeypatch):
     monkeypatch.setattr(batches, "_workers", lambda key, number, *places: asked.append((key, number)) or 1)
     for keys in ({"num_workers": 2}, {"num_workers": 2, "eval_num_workers": 3}):
         config = tiny(**keys)
-        batches.eval_batches(config, batches_of(config), rank=0, world_size=1)
+        batches.eval_batches(config, open_samples(config, "train"), rank=0, world_size=1)
     assert asked == [("num_workers", 2), ("eval_num_workers", 3)]
