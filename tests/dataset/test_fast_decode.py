@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+from photographs import jpeg, photograph
 from PIL import Image
 
 from common.augment.pipeline import train_transform
@@ -15,22 +16,6 @@ from common.dataset.sources import open_samples
 from common.errors import UserError
 
 ORIENTATION = 0x0112
-
-
-def photograph(width=240, height=180, seed=0):
-    """An image with structure at all sizes, as photographs have: noise whose amplitude falls with its frequency."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
-    spectrum = rng.standard_normal((3, height, width)) / np.maximum(np.hypot(rows, columns), 1 / width)
-    planes = np.fft.ifft2(spectrum * np.exp(2j * np.pi * rng.random((height, width)))).real
-    planes = 128 + 50 * planes / planes.std()
-    return Image.fromarray(planes.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
-
-
-def jpeg(image, **more):
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=92, **more)
-    return out.getvalue()
 
 
 def pil(data):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from photographs import jpeg, photograph
 
 from common.config.load import from_mapping
 from common.dataset.batches import TrainBatches
@@ -15,7 +16,6 @@ from common.dataset.shards import main as pack
 from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.files import ROOT
-from test_fast_decode import jpeg, photograph
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""Images with structure, and JPEG files of them."""
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def photograph(width=240, height=180, seed=0):
+    """An image with structure at all sizes, as photographs have: noise whose amplitude falls with its frequency."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
+    spectrum = rng.standard_normal((3, height, width)) / np.maximum(np.hypot(rows, columns), 1 / width)
+    planes = np.fft.ifft2(spectrum * np.exp(2j * np.pi * rng.random((height, width)))).real
+    planes = 128 + 50 * planes / planes.std()
+    return Image.fromarray(planes.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def jpeg(image, **more):
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=92, **more)
+    return out.getvalue()
