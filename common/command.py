@@ -87,7 +87,7 @@ class Ending:
         signal.set_wakeup_fd(passed_on)
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
-        os.register_at_fork(after_in_child=_be_ended_by_sigterm)
+        os.register_at_fork(after_in_child=_be_ended_by_parent)
         for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
             threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
 
@@ -125,8 +125,19 @@ class Ending:
 ENDING = Ending()  # of this process
 
 
-def _be_ended_by_sigterm() -> None:
-    """Undo in a forked process what ``Ending`` has set up: the framework ends its data workers with SIGTERM."""
+def _be_ended_by_parent() -> None:
+    """Undo in a forked process what ``Ending`` has set up: the framework ends its data workers with SIGTERM.
+
+    One that a platform sends to all processes of a job is left to the parent, which still needs its workers to save.
+    """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    """Take a SIGTERM of the parent, or any once it is gone, in the way that the framework has set up since."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid not in (parent, os.getpid()) and os.getppid() == parent:
+        pass
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.raise_signal(signal.SIGTERM)

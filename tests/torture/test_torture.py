@@ -124,6 +124,53 @@ def test_a_full_disk_at_any_moment_is_one_sentence_and_nothing_is_lost(unbroken,
     tell(capsys, "full disk at every file operation", disk_full(tmp_path, range(len(unbroken[1])), unbroken[0]))
 
 
+class Left(Exception):
+    """The process would have ended here."""
+
+
+class Asks:
+    """Stands for ``ENDING``: a signal comes just before somebody asks for the n-th time (from 0) whether one came."""
+
+    def __init__(self, number: int):
+        self.left, self.saves = number, False
+
+    @property
+    def asked(self) -> int:
+        self.left -= 1
+        return signal.SIGTERM if self.left < 0 else 0
+
+    def leave(self, number: int) -> None:
+        raise Left
+
+
+def stopped(tmp_path: Path, monkeypatch, numbers, expected: Path) -> list[tuple[str, list[str]]]:
+    """Stop a run by a signal at given questions, and continue it."""
+    results = []
+    for number in numbers:
+        folder = tmp_path / f"stopped_{number}"
+        with monkeypatch.context() as patch:
+            patch.setattr("common.callback.stop.ENDING", Asks(number))
+            try:
+                train_in(folder)
+                break  # the run asks no more
+            except Left:
+                said = [] if list(folder.glob("*-*_*.ckpt")) else ["no checkpoint"]
+        train_in(folder)
+        results.append((f"question {number}", said + differences(folder, expected)))
+        shutil.rmtree(folder)
+    return results
+
+
+def test_a_signal_in_a_step_and_in_an_evaluation_loses_nothing(unbroken, tmp_path, monkeypatch, capsys):
+    # an epoch asks for 4 batches (2 steps) and 2 batches of the evaluation: 7 is in a step, 10 in an evaluation
+    tell(capsys, "signals at some moments", stopped(tmp_path, monkeypatch, [7, 10], unbroken[0]))
+
+
+@pytest.mark.torture
+def test_a_signal_at_any_moment_loses_nothing(unbroken, tmp_path, monkeypatch, capsys):
+    tell(capsys, "signals at every batch", stopped(tmp_path, monkeypatch, range(100), unbroken[0]))
+
+
 def start(program: str, config: Path, folder: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, program, "--config_path", config, "--ckpt_save_dir", folder], cwd=ROOT,
                             env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

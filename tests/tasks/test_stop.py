@@ -1,0 +1,95 @@
+"""A signal saves within a step and ends the process; started again, the training goes on inside the epoch."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from common.checkpoint.file import load_checkpoint
+from entry import ROOT, environment, run, write_yaml
+
+WAITS = """
+import sys, time
+from common.command import ENDING
+
+ENDING.begin()
+ENDING.saves = sys.argv[1] == "saves"
+print("waits", flush=True)
+while not ENDING.asked:
+    time.sleep(0.01)
+print("asked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """Starts a program that waits for a signal; with ``saves`` it would save for a minute."""
+    file, processes = tmp_path / "waits.py", []
+    file.write_text(WAITS)
+
+    def start(how: str) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, file, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env=environment(PYTHONPATH=str(ROOT)))
+        processes.append(process)
+        assert process.stdout.readline() == "waits\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_there_is_nothing_to_save_a_signal_ends_at_once(waiting, number):
+    process = waiting("ends")
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert "Stopped" in process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_lets_a_training_save_and_the_second_ends_it(waiting, number):
+    process = waiting("saves")
+    process.send_signal(number)
+    assert process.stdout.readline() == "asked\n"
+    process.send_signal(number)  # the same request: from a terminal and from a launcher
+    time.sleep(0.6)
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
+    assert "a second signal stops at once" in process.stderr.read()
+
+
+def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_there(tmp_path):
+    """The signal goes to all processes of the job, also to those that read images."""
+    write = run("-m", "common.dataset.digits", "write", tmp_path)
+    assert write.returncode == 0, write.stderr
+    config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=2, epochs=1,
+                        batch_size=32, depth=1, log_interval=1, eval_batch_size=180)
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder],
+                               cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if "batch 3/44" in line:
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    saved, = folder.glob("gmlp_Ti-1_*.ckpt")
+    step = int(saved.stem.rpartition("_")[2])
+    assert 3 <= step < 44 and f"in epoch 1 after step {step} of 44" in said
+    resumed = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Continuing after epoch 0 and {step} steps of the next" in resumed.stdout
+    whole = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert [path.name for path in sorted(folder.glob("*.ckpt"))] == ["gmlp_Ti-1_44.ckpt", "gmlp_Ti_best.ckpt"]
+    found, expected = (load_checkpoint(one / "gmlp_Ti-1_44.ckpt")[0] for one in (folder, tmp_path / "whole"))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
