@@ -226,6 +226,8 @@ class Saving(Callback):
         run, state, path = self.run, self.run.state, None
         due = state.epoch % run.config.save_checkpoint_epochs == 0 or state.epoch == state.epochs
         is_best = state.best_epoch == state.epoch
+        if not due:  # one that was saved when this epoch's evaluation was stopped has done its work
+            run.folder.path_of(state.epoch, state.steps_per_epoch).unlink(missing_ok=True)
         if not due and not is_best:
             return
         tensors, meta = training_tensors(self.step), run.description()

@@ -17,7 +17,7 @@ from common.command import Parser, run
 from common.errors import UserError
 from common.launch.job import DEVICES, Request, understand
 from common.launch.plan import Plan, Rank, make_plan, shell_commands
-from common.launch.processes import TICK, Crew, Follower, Signals, last_lines, prepare_folders, say
+from common.launch.processes import SAVING, TICK, Crew, Follower, Signals, last_lines, prepare_folders, say
 
 
 def start(plan: Plan, name: str, wait: bool) -> int:
@@ -45,8 +45,9 @@ def _wait(crew: Crew, first: Rank, signals: Signals) -> int:
         failure = None if ended else crew.look()
         follower.copy()
         if signals.first:
-            say(f"\n{signal.Signals(signals.first).name}: ending all ranks.")
-            crew.stop()
+            say(f"\n{signal.Signals(signals.first).name}: ending all ranks, which may save first; once more ends them at "
+                "once.")
+            crew.stop(SAVING)
             return 128 + signals.first
         if failure:
             who, log, code = failure

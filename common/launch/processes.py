@@ -15,6 +15,7 @@ from common.launch.plan import Plan, Process
 
 TICK = 0.2  # seconds between two looks at the processes
 GRACE = 5.0  # seconds between asking a process to end and killing it
+SAVING = 60.0  # the same where ranks first save: they finish their step
 TAIL = 20  # lines of a failing log that are shown
 CHUNK = 1 << 16  # bytes of a log that are read at once
 LEAVING = 60.0  # seconds that the scheduler gets, after the ranks of its server, to see all others leave
@@ -138,17 +139,20 @@ class Crew:
         """Return the command that ends all: their process groups."""
         return f"kill -- {' '.join(f'-{child.pid}' for _, child in self.running)}"
 
-    def stop(self) -> None:
-        """End all processes and what they have started; those that do not go are killed."""
-        groups = [child.pid for _, child in self.running]
+    def stop(self, grace: float = GRACE) -> None:
+        """End all processes and what they have started; those that do not go within ``grace`` seconds are killed.
+
+        A scheduler goes last: its ranks need it until they have saved.
+        """
+        groups = [child.pid for process, child in self.running if process.rank]
         _send(groups, signal.SIGTERM)
-        asked, end = self.signals.count, time.monotonic() + GRACE
+        asked, end = self.signals.count, time.monotonic() + grace
         while time.monotonic() < end and self.signals.count == asked:
             self.look()  # so that those that have gone are not counted as alive
             if not any(map(_alive, groups)):
                 break
             time.sleep(TICK / 4)
-        _send(groups, signal.SIGKILL)
+        _send([child.pid for _, child in self.running], signal.SIGKILL)
         for _, child in self.running:
             child.wait()
         self.look()  # notes the exit codes
