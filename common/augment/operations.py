@@ -4,69 +4,46 @@ from typing import Callable, NamedTuple, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Fill = tuple[int, ...]  # one value per channel, 0..255
-_VALUES = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL's SMOOTH
 
 
-def _by_table(image: Image.Image, table: np.ndarray) -> Image.Image:
-    """Replace every channel value v by ``table[v]``, or by ``table[v, c]`` in channel c."""
-    return Image.fromarray(cv2.LUT(np.asarray(image), table.astype(np.uint8).reshape(1, 256, -1)))
-
-
-def _by_histogram(image: Image.Image, table_of: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    """Replace the values of each channel by a table that is made from the counts of the values 0..255."""
-    pixels = np.atleast_3d(np.asarray(image))
-    tables = [table_of(cv2.calcHist([pixels], [c], None, [256], (0, 256))[:, 0].astype(np.int64))
-              for c in range(pixels.shape[2])]
-    return _by_table(image, np.stack(tables, axis=1).clip(0, 255))
-
-
 def auto_contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Stretch each channel to the full range 0..255, to the bit as PIL does it; ``value`` is not used."""
-    return _by_histogram(image, _stretching)
-
-
-def _stretching(counts: np.ndarray) -> np.ndarray:
-    seen = np.flatnonzero(counts)
-    least, most = seen[0], seen[-1]
-    if least == most:
-        return _VALUES
-    scale = 255.0 / (most - least)
-    return (_VALUES * scale + -least * scale).astype(np.int64)
+    """Stretch each channel to the full range 0..255; ``value`` is not used."""
+    return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
-    """Flatten the histogram of each channel, to the bit as PIL does it; ``value`` is not used."""
-    return _by_histogram(image, _flattening)
+    """Flatten the histogram of each channel; ``value`` is not used."""
+    return ImageOps.equalize(image)
 
 
-def _flattening(counts: np.ndarray) -> np.ndarray:
-    step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
-    return (step // 2 + np.cumsum(counts) - counts) // step if step else _VALUES
+def _by_table(image: Image.Image, table: Sequence[int]) -> Image.Image:
+    """Replace every channel value v by ``table[v]``."""
+    return image.point(list(table) * len(image.getbands()))
 
 
 def invert(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Replace v by 255 - v; ``value`` is not used."""
-    return _by_table(image, 255 - _VALUES)
+    return _by_table(image, range(255, -1, -1))
 
 
 def posterize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Keep the ``value`` highest bits of each channel: 8 changes nothing, 0 leaves black."""
     mask = 0xFF & ~((1 << (8 - int(value))) - 1)
-    return _by_table(image, _VALUES & mask)
+    return _by_table(image, [v & mask for v in range(256)])
 
 
 def solarize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Invert the channel values from the threshold ``value`` on: 256 changes nothing, 0 inverts all."""
-    return _by_table(image, np.where(_VALUES < value, _VALUES, 255 - _VALUES))
+    return _by_table(image, [v if v < value else 255 - v for v in range(256)])
 
 
 def solarize_add(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Add ``value`` to the channel values below 128, up to 255."""
-    return _by_table(image, np.where(_VALUES < 128, np.minimum(255, _VALUES + int(value)), _VALUES))
+    return _by_table(image, [min(255, v + int(value)) if v < 128 else v for v in range(256)])
 
 
 def color(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:

@@ -21,10 +21,10 @@ FULL_MAGNITUDE = 10.0  # RandAugment's levels run from 0 to 10
 POLICY_LEVELS = 9  # AutoAugment's from 0 to 9
 POLICY_FILL = 128  # the grey that AutoAugment's geometric operations uncover
 GRAMMAR = ("'' (none); 'autoaugment' (the ImageNet policy with the old zoo's magnitudes); timm's 'v0', 'v0r', "
-           "'original', 'originalr' and '3a' (3-Augment), each with '-mstd0.5' or the like; 'ta_wide' (TrivialAugment); "
-           "AugMix as 'augmix-m3-w3' with any of m magnitude, w chains, d operations per chain, a alpha, mstd; or "
-           "RandAugment as 'rand-m9-mstd0.5-inc1' (also 'randaug-...') with any of m magnitude 0..10, n operations per image, "
-           "mstd deviation of the magnitude (100 or inf: uniform), p probability of an operation, "
+           "'original', 'originalr' and '3a' (3-Augment), each with '-mstd0.5' or the like; 'ta_wide' (TrivialAugment)"
+           "; AugMix as 'augmix-m3-w3' with any of m magnitude, w chains, d operations per chain, a alpha, mstd; or "
+           "RandAugment as 'rand-m9-mstd0.5-inc1' (also 'randaug-...') with any of m magnitude 0..10, n operations "
+           "per image, mstd deviation of the magnitude (100 or inf: uniform), p probability of an operation, "
            "inc 1 for severity that increases with m, mmax bound of the magnitude, w0 weighted choice")
 
 # timm's weighted choice "w0"; relative, and drawn without replacement.
