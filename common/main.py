@@ -2,7 +2,7 @@
 import importlib.util
 import os
 import sys
-from typing import Any, Callable, Sequence
+from typing import Sequence
 
 from common.command import ENDING, refuse
 
@@ -22,17 +22,14 @@ from common.files import ROOT
 from common.launch.platform import leave_table
 from common.spec import ModelSpec
 
-Action = Callable[[Config, ModelSpec], Any]
 
-
-def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: Action | None = None) -> None:
+def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
     """Run a task of a model and exit: 0 when it is done, 2 with one sentence for a mistake of the user.
 
     Args:
-        task: a kind of training, eval, export or infer; or one of the model's own, for which ``action`` is given.
+        task: a kind of training, eval, export, infer or visualize.
         spec: the model.
         argv: command line without the program; ``None``: that of the process.
-        action: what is done instead of the task of this name in ``common.tasks``.
     """
     if argv is None:
         ENDING.begin()
@@ -43,7 +40,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, action: 
         with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
             leave_table(config.distribute if "distribute" in config.given else None, os.environ)
             ENDING.rescue = lambda: send_unfinished(config, os.environ)
-            (action or run)(config, spec.for_task(config.task))
+            run(config, spec.for_task(config.task))
     except Exception as error:
         sys.exit(refuse(error))
 
@@ -78,8 +75,9 @@ def run(config: Config, spec: ModelSpec) -> None:
     from common.tasks.export import export
     from common.tasks.predict import predict
     from common.tasks.train import train
+    from common.tasks.visualize import visualize
 
-    tasks = ({"eval": evaluate, "export": export, "infer": predict}
+    tasks = ({"eval": evaluate, "export": export, "infer": predict, "visualize": visualize}
              | {task: train for task in spec.tasks})
     if config.task not in tasks:
         raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")

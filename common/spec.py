@@ -51,6 +51,9 @@ class ModelSpec:
             network lack it, or the other way round.
         draw_samples: (config, network, images, path) writes the picture that a pre-training draws of a few of its
             images every ``sample_every`` epochs, which is a key of its options.
+        visualize: (config, network, class names, ``common.pictures.sheet.Subject`` of some images) -> the rows of a
+            picture, see ``common.pictures.sheet.Row``; for visualize.py.
+        looks_at_images: whether ``visualize`` draws images; otherwise it draws the weights alone.
         export_part: (config, this object) -> the network of ``config.part`` with the weights of ``config.ckpt_path``,
             and the ``common.export.contents.Contents`` of its file; ``None`` for the classifier.
     """
@@ -77,6 +80,8 @@ class ModelSpec:
     misfit: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], Any], str] | None = None
     dead: Callable[[str, Any], bool] | None = None
     draw_samples: Callable[[Any, Any, Any, Any], None] | None = None
+    visualize: Callable[[Any, Any, Any, Any], Any] | None = None
+    looks_at_images: bool = True
     export_part: Callable[[Any, Any], Any] | None = None
 
     def for_task(self, task: str) -> "ModelSpec":

@@ -1,4 +1,7 @@
-"""Draw what a masked autoencoder sees: ``python mae/visualize.py --ckpt FILE.ckpt --image FILE --out out.png``."""
+"""Draw what MAE and its ViT see: ``python mae/visualize.py --ckpt FILE.ckpt --image FILE [--out out.png]``.
+
+Of a masked autoencoder reconstructions, of a classifier its attention; ``--view`` chooses the other.
+"""
 import sys
 from pathlib import Path
 
@@ -7,13 +10,5 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 from common.main import main
 from mae.src.spec import SPEC
 
-
-def draw(config, spec):
-    """Load MindSpore only now: help and mistakes are answered without it."""
-    from mae.src.reconstruction import visualize
-
-    visualize(config, spec)
-
-
 if __name__ == "__main__":
-    main("visualize", SPEC, action=draw)
+    main("visualize", SPEC)

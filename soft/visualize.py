@@ -10,13 +10,5 @@ if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # th
 from common.main import main
 from soft.src.spec import SPEC
 
-
-def draw(config, spec):
-    """Load MindSpore only now: help and mistakes are answered without it."""
-    from soft.src.attention_picture import visualize
-
-    visualize(config, spec)
-
-
 if __name__ == "__main__":
-    main("visualize", SPEC, action=draw)
+    main("visualize", SPEC)

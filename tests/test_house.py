@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-
 from entry import ROOT
 
 MODELS = ("gmlp", "convmlp", "soft", "hlg", "mae")

@@ -2,16 +2,13 @@
 from typing import Sequence
 
 import numpy as np
-from PIL import Image
 
-from common.augment.pipeline import statistics
-from common.config.options import Config
 from common.dataset.classes import names_for, with_classes
 from common.dataset.samples import Samples
 from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.pictures.commands import read_command, whole_number
-from common.pictures.sheet import TILE, image_sheet, short_names, with_share
+from common.pictures.sheet import TILE, image_sheet, picture_of, short_names, with_share
 
 COLUMNS = 8
 
@@ -49,13 +46,6 @@ def show_batch(argv: Sequence[str]) -> str:
     image_sheet([picture_of(images[row], config) for row in shown], [captions[row] for row in shown], path, COLUMNS,
                 TILE, f"{samples.name} ({own.split}): batch {own.batch}{epoch}, {count} images")
     return f"{count} images of batch {own.batch}{epoch}: {path}"
-
-
-def picture_of(image: np.ndarray, config: Config) -> Image.Image:
-    """Undo the normalisation of float32 (C, H, W); what lies beyond black and white is cut."""
-    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in statistics(config))
-    pixels = (np.clip(image * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def captions_of(targets: np.ndarray, samples: Samples) -> list[str]:

@@ -5,10 +5,13 @@ Imports without MindSpore.
 import logging
 import math
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
 
+from common.augment.pipeline import statistics
+from common.config.options import Config
 from common.dataset.images import load_image
 from common.errors import UserError
 from common.pictures.style import BLUE, GRID, TEXT, fit_text, font, legible, text_width, write_picture
@@ -17,7 +20,17 @@ SHOWN_AT_MOST = 200  # images of a sheet of predictions
 LETTERS = 14  # pixels, height of the captions of a sheet
 TILE = 150  # pixels, side of an image
 
+Row = list[tuple[Image.Image, str]]  # pictures that stand side by side, each with its caption
+
 log = logging.getLogger(__name__)
+
+
+class Subject(NamedTuple):
+    """An image that is looked at: its place among all of them, the name of its file, and itself."""
+
+    number: int
+    name: str
+    image: Image.Image
 
 
 def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6) -> None:
@@ -115,6 +128,13 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
             pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
                      font=font(LETTERS, text), anchor="ma")
     write_picture(sheet, path)
+
+
+def picture_of(image: np.ndarray, config: Config) -> Image.Image:
+    """Undo the normalisation of float32 (C, H, W); what lies beyond black and white is cut."""
+    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in statistics(config))
+    pixels = (np.clip(image * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def one_line(text: str) -> Image.Image:

@@ -38,9 +38,17 @@ def network(image_size: Any = None, **arguments: Any):
     return ConvMLP, arguments
 
 
+def visualize(config: Any, network: Any, classes: Any, subjects: Any) -> Any:
+    """Return where the network sees classes, by the maps of its last stages; see ``common.pictures.inside``."""
+    from common.pictures.inside import grad_cam_rows
+
+    return grad_cam_rows(config, network, [stage.blocks for stage in network.stages], classes, subjects)
+
+
 SPEC = ModelSpec(
     name="convmlp", variants=VARIANTS, network=network, convert=convert, restore=restore,
     architecture=architecture, aliases=ALIASES, log_style=LOG_STYLE, options=Options,
+    visualize=visualize,
     default_configs={"train": "config/convmlp_s_cifar10.yaml", "eval": "config/convmlp_eval.yaml",
                      "export": "config/convmlp_export.yaml"},
     uses_convolutions=True,

@@ -38,6 +38,13 @@ def network(**arguments: Any):
     return GMLP, arguments
 
 
+def visualize(config: Any, network: Any, classes: Any, subjects: Any) -> Any:
+    """Return the picture of the spatial filters; see ``gmlp.src.filter_picture``."""
+    from gmlp.src.filter_picture import filter_rows
+
+    return filter_rows(network)
+
+
 def layer_id(name: str, depth: int) -> int:
     """Number of a parameter's layer: 0 for the stem, i + 1 for block i, depth + 1 for norm and head."""
     found = re.match(r"blocks\.(\d+)\.", name)
@@ -50,7 +57,7 @@ SPEC = ModelSpec(
     name="gmlp", variants=VARIANTS, network=network, convert=convert, restore=restore, architecture=architecture,
     layer_id=layer_id, aliases=ALIASES, display_names={"gmlp_ti": "gmlp_Ti", "gmlp_s": "gmlp_S", "gmlp_b": "gmlp_B"},
     log_style=LOG_STYLE,
-    options=Options,
+    options=Options, visualize=visualize, looks_at_images=False,
     default_configs={"train": "config/gmlp_Ti.yaml", "eval": "config/gmlp_eval.yaml",
                      "export": "config/gmlp_export.yaml"},
 )

@@ -72,9 +72,19 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def visualize(config: Any, network: Any, classes: Any, subjects: Any) -> Any:
+    """Return where the network sees classes, by the tokens before the last stage; see ``common.pictures.inside``.
+
+    The last stage of hlg_mobile hands on a class token alone, and its map is smaller.
+    """
+    from common.pictures.inside import grad_cam_rows
+
+    return grad_cam_rows(config, network, [blocks[-1] for blocks in network.blocks[:-1]], classes, subjects)
+
+
 SPEC = ModelSpec(
     name="hlg", variants=VARIANTS, network=network, convert=convert, restore=restore, log_style=OLD_ZOO_STYLE,
-    options=Options,
+    options=Options, visualize=visualize,
     default_configs={"train": "config/hlg_config.yml", "eval": "config/hlg_eval.yml",
                      "export": "config/hlg_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit, dead=dead,

@@ -30,6 +30,9 @@ class Options(Config):
                               tasks=("pretrain",), ge=0)
     cb_size: int = option(1, "no effect, log_interval says how often progress is logged", section="saving",
                           unused=True, ge=1)
+    view: str | None = option(None, "what visualize.py draws: reconstruction, or attention and its roll-out; none: "
+                              "the former of a masked autoencoder, the latter of a classifier", section="export",
+                              tasks=("visualize",), choices=("reconstruction", "attention"))
     part: str = option("classifier", "what is exported: images -> logits, encoder: images -> features, "
                        "reconstruction: images and noise -> pixels and mask", section="export", tasks=("export",),
                        choices=("classifier", "encoder", "reconstruction"))

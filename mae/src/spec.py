@@ -75,6 +75,33 @@ def draw_samples(config: Any, network: Any, samples: Any, path: Any) -> None:
     draw(config, network, samples, path)
 
 
+def visualize(config: Any, network: Any, classes: Any, subjects: Any) -> Any:
+    """Return reconstructions of a masked autoencoder, or the attention of one or of a classifier.
+
+    Raises:
+        UserError: if a classifier is to reconstruct.
+    """
+    from common.pictures.inside import operation_by_operation
+    from mae.src.attention_picture import attention_rows
+    from mae.src.reconstruction import reconstruction_rows
+
+    masked = hasattr(network, "mask_token")
+    if (config.view or ("reconstruction" if masked else "attention")) == "attention":
+        return attention_rows(config, network, subjects)
+    if not masked:
+        raise UserError(f"view: a reconstruction needs the decoder, which {config.model} lacks: give a checkpoint of "
+                        "pretrain.py, or the authors' mae_visualize_vit_large.pth "
+                        "(https://dl.fbaipublicfiles.com/mae/visualize/) converted with pth2ckpt.py; their "
+                        "mae_pretrain_vit_* and mae_finetuned_vit_* files hold the encoder only.")
+    with operation_by_operation():  # these few images are not worth compiling a graph
+        return reconstruction_rows(config, network, subjects)
+
+
+def is_head(name: str, network: Any) -> bool:
+    """Whether a parameter takes no part in what is drawn: encoders without a head show their attention too."""
+    return name.startswith("head.")
+
+
 def export_part(config: Any, spec: ModelSpec) -> Any:
     """Build what ``config.part`` names for export; see ``mae.src.export_part``."""
     from mae.src.export_part import export_part as build
@@ -89,20 +116,15 @@ _CLASSIFIER = {
 _PRETRAINING = {"variants": AUTOENCODERS, "log_style": PRETRAINING_LOG_STYLE,
                 "no_weight_decay": fewer_than_two_axes,  # of tokens too: the authors' list of exceptions is empty
                 "defaults": {"scale": (0.2, 1.0), "interpolation": "bicubic"}}
-_VISUALIZING = {
-    "variants": AUTOENCODERS,
-    "remark": " A reconstruction needs the decoder: give a checkpoint of pretrain.py, or the authors' "
-              "mae_visualize_vit_large.pth (https://dl.fbaipublicfiles.com/mae/visualize/) converted with pth2ckpt.py; "
-              "their mae_pretrain_vit_* and mae_finetuned_vit_* files hold the encoder only."}
 
 SPEC = ModelSpec(
     name="mae", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
     layer_id=layer_id, aliases=ALIASES, log_style=LOG_STYLE, fit=fit, draw_samples=draw_samples,
-    export_part=export_part, architecture=architecture,
+    visualize=visualize, export_part=export_part, architecture=architecture,
     tasks=("train", "pretrain", "finetune", "linprobe"),
     per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "infer")}
     | {"linprobe": _CLASSIFIER | {"defaults": {"global_pool": False, "batchnorm_head": True}},
-       "pretrain": _PRETRAINING, "visualize": _VISUALIZING},
+       "pretrain": _PRETRAINING, "visualize": {"dead": is_head}},
     options=Options,
     default_configs={"train": "config/vit-base-p16.yaml", "pretrain": "config/mae-vit-base-p16.yaml",
                      "finetune": "config/finetune-vit-base-p16.yaml", "linprobe": "config/linprobe-vit-base-p16.yaml",

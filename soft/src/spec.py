@@ -57,10 +57,17 @@ def no_weight_decay(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) < 2 or name == "cls_token"
 
 
+def visualize(config: Any, network: Any, classes: Any, subjects: Any) -> Any:
+    """Return what some places of images look at; see ``soft.src.attention_picture``."""
+    from soft.src.attention_picture import attention_rows
+
+    return attention_rows(config, network, subjects)
+
+
 SPEC = ModelSpec(
     name="soft", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
     log_style=LOG_STYLE,
-    options=Options,
+    options=Options, visualize=visualize,
     default_configs={"train": "config/SOFT_config.yml", "eval": "config/SOFT_eval.yml",
                      "export": "config/SOFT_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit,

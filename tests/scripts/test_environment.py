@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from entry import ROOT
 
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "opencv-python-headless": "cv2"}
