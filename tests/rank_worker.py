@@ -14,6 +14,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
+from trajectories import repeat
 
 from common.callback.epoch import SharedStatistics, StopOnBadLoss
 from common.checkpoint.file import save_checkpoint
@@ -29,7 +30,7 @@ from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
 from common.network import build_network
 from common.run import statistics_of
-from common.tasks import evaluate as evaluate_task
+from common.tasks import evaluate as evaluate_task, train as train_task
 from common.tasks.train import build_step
 from common.train_step import TrainStep
 from convmlp.src.spec import SPEC as CONVMLP
@@ -153,7 +154,7 @@ def sharding(found: Findings, folder: Path) -> None:
 
 
 def steps(found: Findings, folder: Path) -> None:
-    """Updates of a network without BatchNorm, in the right order, in a wrong one, and with a pixel that is no number."""
+    """Updates of a network without BatchNorm, in the right order, in a wrong one, with a pixel that is no number."""
     config = configure(TINY_GMLP, found.runtime)
     found.values["lr"] = float(schedule(dataclasses.replace(config, base_lr=0.1), 5, GLOBAL_BATCH)[0])
     clipped = dataclasses.replace(config, clip_grad=True, clip_value=CLIP)
@@ -161,9 +162,9 @@ def steps(found: Findings, folder: Path) -> None:
     train("clipped sum", dataclasses.replace(clipped, accumulation_steps=2), GMLP, found)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     train("clipped", clipped, GMLP, found)
-    TrainStep = ClipsFirst
+    train_task.TrainStep = ClipsFirst
     train("wrong", clipped, GMLP, found, updates=1)
-    TrainStep = TrainStep
+    train_task.TrainStep = TrainStep
     step = train("plain", config, GMLP, found)
     feed_nan(step, config, found)
 
@@ -239,7 +240,20 @@ def probe_norm(found: Findings, folder: Path) -> None:
     found.arrays["probe later"] = norm(mine).asnumpy()
 
 
-CASES = {case.__name__: case for case in (evaluation, sharding, steps, synchronised, replaced, apart, probe_norm)}
+def trajectories(found: Findings, folder: Path) -> None:
+    """Two of the authors' trainings: a whole one, and the beginning of one with BatchNorm."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    whole = repeat("gmlp_accum", found.runtime).results
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    begun = repeat("convmlp", found.runtime, updates=3, sync_bn=True).results
+    for name, results in (("gmlp_accum", whole), ("convmlp", begun)):
+        found.arrays |= {f"trajectory {name}/{key}": np.array(results[key]) for key in ("loss", "grad_norm")}
+    found.arrays |= {"trajectory gmlp_accum/output": whole["output"]}
+    found.arrays |= {f"tensor of gmlp_accum/{key}": value for key, value in whole["tensors"].items()}
+
+
+CASES = {case.__name__: case
+         for case in (evaluation, sharding, steps, synchronised, replaced, apart, probe_norm, trajectories)}
 
 
 def main(folder: Path, cases: list[str], distribute: bool) -> None:

@@ -104,6 +104,7 @@ PROVED = {  # test -> the keys that it would miss
     "test_lr.py::test_steps_take_effect_in_the_first_step_of_their_epoch_after_a_warmup": "lr_steps",
     "test_lr.py::test_warmup_without_prefix_lands_on_the_middle_of_the_cosine": "warmup_prefix",
     "test_lr.py::test_exponential_per_epoch_is_a_staircase": "lr_per_epoch",
+    "test_lr.py::test_a_delayed_rate_is_what_stepping_the_schedule_after_the_optimizer_gives": "lr_delay",
     "test_lr.py::test_cooldown_is_the_end_of_the_epochs_and_the_decay_is_over_before_it": "cooldown_epochs",
     "test_optimizer.py::test_configuration_reaches_the_rule": "opt eps beta1 beta2 momentum use_nesterov gc_flag",
     "test_optimizer.py::test_the_models_rule_decides_what_is_decayed": "weight_decay",

@@ -1,4 +1,5 @@
 """Learning-rate schedules against the tables of MAE, timm, MindCV and the old zoo, and at their ends."""
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entry import ROOT
 
+from common.config.load import from_file
 from common.config.options import Config
 from common.errors import UserError
 from common.lr import (cosine_decay, exponential_decay, layer_scales, peak_lr, polynomial_decay, positions, schedule,
                        step_decay, warm_up)
+from hlg.src.spec import SPEC as HLG
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 TABLES = json.loads((GOLDEN / "schedules.json").read_text())
@@ -113,6 +117,18 @@ def test_warmup_without_prefix_lands_on_the_middle_of_the_cosine():
     values = schedule(Config(epochs=10, lr=1.0, warmup_epochs=5, warmup_prefix=False), 2, 64)
     np.testing.assert_allclose(values[10], 0.5, rtol=1e-6)      # half of the cosine is over
     np.testing.assert_allclose(values[9], 0.9, rtol=1e-6)       # the warm-up had nearly reached the peak
+
+
+def test_a_delayed_rate_is_what_stepping_the_schedule_after_the_optimizer_gives():
+    """HLG's authors, like Swin's, call ``step_update(number of this update)`` once the update is done."""
+    config = from_file(ROOT / "hlg/config/hlg_tiny_avgpool.yml", HLG)
+    config = dataclasses.replace(config, epochs=4, warmup_epochs=2)
+    by_number = schedule(dataclasses.replace(config, lr_delay=0), 5, 1024)
+    rate, used = config.lr_init, []
+    for update in range(20):
+        used.append(rate)
+        rate = by_number[update]
+    np.testing.assert_allclose(schedule(config, 5, 1024), used, rtol=1e-6)
 
 
 def test_cooldown_is_the_end_of_the_epochs_and_the_decay_is_over_before_it():

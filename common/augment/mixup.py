@@ -107,6 +107,9 @@ def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) ->
 
     Its sides are sqrt(1 - lambda) of the image's, and its centre is uniform over the image, so that the border may cut
     it: the caller takes the true lambda, 1 - area of the box / area of the image, from the result.
+
+    The boxes follow old timm (0.x), with which the authors of these recipes trained: an odd side loses a pixel, as half
+    of it, rounded down, lies on either side of the centre. timm 1.0 puts the odd pixel below and to the right.
     """
     share = np.sqrt(1.0 - lam)
     half_height, half_width = int(height * share) // 2, int(width * share) // 2

@@ -277,6 +277,8 @@ class Config:
     warmup_prefix: bool = _schedule(True, "the decay begins at the end of the warm-up; false: it counts from step 0, "
                                     "and the warm-up takes the place of its beginning")
     lr_per_epoch: bool = _schedule(False, "the learning rate changes between epochs only, not in every step")
+    lr_delay: int = _schedule(0, "updates by which the learning rate comes late; 1 for recipes that step their schedule "
+                              "after the optimizer, so that the first rate is used twice", ge=0)
     cooldown_epochs: int | float = _schedule(0, "epochs at min_lr at the end", ge=0)
 
     # optim

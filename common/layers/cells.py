@@ -1,4 +1,4 @@
-"""Cells that two or more models use, their initial values, reproducible randomness, and the precision of a network."""
+"""Cells that two or more models use."""
 import math
 from typing import Sequence
 
@@ -110,9 +110,6 @@ class PatchEmbed(nn.Cell):
         return self.proj(patches.reshape(-1, self.num_patches, self.in_channels * height * width))
 
 
-# initial values
-
-
 def pair(key: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return (height, width) for a number or a pair of numbers.
 
@@ -129,8 +126,6 @@ def _times(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-# precision
-
 class Float32Cell(nn.Cell):
     """Base of cells that compute in float32 at every precision level: softmax, distances, iterations, losses.
 
@@ -138,5 +133,3 @@ class Float32Cell(nn.Cell):
     (``.astype(x.dtype)``) where it needs half precision again, as both factors of a matrix product must have one type.
     ``construct`` must not ask for the type of its inputs: in PyNative mode it still sees the type that they came with.
     """
-
-

@@ -8,8 +8,6 @@ from common.layers.drop_path import DropPath
 
 LEVELS = ("O0", "O1", "O2", "O3")
 MATRIX_CELLS = (nn.Dense, nn.Conv1d, nn.Conv2d, nn.Conv2dTranspose, PatchProjection)
-
-
 FLOAT32_CELLS = (Float32Cell, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Softmax,
                  nn.LogSoftmax, nn.CrossEntropyLoss)
 

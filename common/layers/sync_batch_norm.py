@@ -96,5 +96,3 @@ def _children(cell: nn.Cell) -> Iterator[tuple[int | str, nn.Cell]]:
     if isinstance(cell, (nn.SequentialCell, nn.CellList)):
         return ((index, cell[index]) for index in range(len(cell)))
     return iter(cell.name_cells().items())
-
-

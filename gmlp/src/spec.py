@@ -1,4 +1,4 @@
-"""What the zoo knows of gMLP: variants, names of weights, log lines. Imports without MindSpore."""
+"""What the zoo knows of gMLP: its variants, the rules of its training, its log lines. Imports without MindSpore."""
 import re
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the zoo knows of HLG: variants, names of weights, log lines. Imports without MindSpore."""
+"""What the zoo knows of HLG: its variants, the rules of its training, its log lines. Imports without MindSpore."""
 from typing import Any, Mapping
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the zoo knows of MAE and its ViT: variants, names of weights, rules, log lines. Imports without MindSpore."""
+"""What the zoo knows of MAE and its ViT: variants, rules of trainings, log lines. Imports without MindSpore."""
 import re
 from typing import Any
 

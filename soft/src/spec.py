@@ -1,4 +1,4 @@
-"""What the zoo knows of SOFT: variants, names of weights, log lines. Imports without MindSpore."""
+"""What the zoo knows of SOFT: its variants, the rules of its training, its log lines. Imports without MindSpore."""
 from dataclasses import replace
 from typing import Any, Mapping
 

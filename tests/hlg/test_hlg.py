@@ -25,7 +25,7 @@ from hlg.src.weights import dead
 TOLERANCES = Tolerances(logits_train=2e-4, loss_train=1e-4, norms_eval=(1e-3, 1e-5), norms_train=(5e-3, 0.0))
 # the reference's float32 is 8e-3 from its float64 here: LayerNorms of two numbers, which may differ by next to nothing
 POSITION_BIAS = {f"block1.{index}.pos_{kind}.": (1.5e-2, 0.0) for index in (0, 1) for kind in ("local", "global")}
-GOLDENS = ("hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper")
+GOLDENS = ("hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper", "hlg_tiny_dwconv")
 ZOO = {"num_classes": 5, "image_size": 56, "dims": (16, 32), "num_heads": (2, 4), "depths": (2, 1), "mlp_ratio": (2, 2)}
 OFFICIAL = {"num_classes": 5, "image_size": 56, "dims": (16, 32), "num_heads": (2, 4), "depths": (2, 1)}
 BOTH = pytest.mark.parametrize("variant", ["hlg_mobile", "hlg_tiny_avgpool"])
@@ -115,7 +115,7 @@ def check_gradients(reference, network, phases) -> None:
 
 
 @pytest.mark.slow
-@full_size(graph=["hlg_mobile_avgpool"], pynative=["hlg_mobile", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper"])
+@full_size(graph=["hlg_mobile_avgpool"], pynative=["hlg_mobile", *GOLDENS[2:]])
 def test_network_reproduces_the_golden_numbers(mode, name):
     """In graph mode while training, where batch statistics and gradients come together."""
     reference = Reference(name)
@@ -123,7 +123,7 @@ def test_network_reproduces_the_golden_numbers(mode, name):
 
 
 @pytest.mark.slow
-@full_size(graph=["hlg_mobile"], pynative=["hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper"])
+@full_size(graph=["hlg_mobile"], pynative=[*GOLDENS[1:]])
 def test_network_reproduces_the_golden_stages(mode, name):
     reference = Reference(name)
     check_stages(reference, reference.network())

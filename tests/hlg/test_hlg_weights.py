@@ -32,7 +32,8 @@ def parameters(cell) -> dict[str, np.ndarray]:
 
 # names and sizes
 
-@pytest.mark.parametrize("name", ["hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper"])
+@pytest.mark.parametrize("name", ["hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_avgpool", "hlg_tiny_avgpool_paper",
+                                  "hlg_tiny_dwconv"])
 def test_names_go_to_the_references_and_back(name):
     theirs = Golden(name).tensors()
     ours = SPEC.convert(theirs)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from entry import ROOT
 from rank_jobs import launcher, logs, stop, with_own_python, write_images
+from trajectories import check
 
 WORKER = ROOT / "tests" / "rank_worker.py"
 CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
-         2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "replaced", "apart"),
+         2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "replaced", "apart", "trajectories"),
          3: ("evaluation", "sharding", "probe_norm", "apart")}
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -57,6 +58,20 @@ def difference(one: dict, other: dict) -> float:
     """Return the largest difference of any value of any parameter."""
     assert one.keys() == other.keys()
     return max(float(abs(one[name].astype(np.float64) - other[name]).max()) for name in one)
+
+
+# trainings of the authors
+
+@pytest.mark.parametrize("name", ["gmlp_accum", "convmlp"])
+def test_two_ranks_repeat_a_training_of_the_authors(name, found):
+    """With half of every batch each: the loss is the mean of theirs, the norm that of the reduced gradient."""
+    results = [arrays(found, 2, rank, f"trajectory {name}") for rank in range(2)]
+    together = results[0] | {"loss": (results[0]["loss"] + results[1]["loss"]) / 2}
+    if "output" in together:
+        together["tensors"] = arrays(found, 2, 0, f"tensor of {name}")
+    assert len(together["loss"]) >= 3
+    check(name, together)
+    assert all(np.array_equal(results[0][key], results[1][key]) for key in results[0] if key != "loss")
 
 
 # evaluation

@@ -1,0 +1,111 @@
+"""The sizes that no stored result covers: names, shapes and counts of their tensors, and their cells at full width.
+
+A reference run of one size lists all tensors of its authors' network. The networks of the other sizes have the same
+tensors, block by block, only wider; so one of them, a block or two deep, is compared with that list, and the number of
+parameters of the whole one follows from it.
+"""
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from entry import ROOT
+from golden import FOLDER
+
+from convmlp.src.spec import SPEC as CONVMLP
+from gmlp.src.spec import SPEC as GMLP
+from hlg.src.spec import SPEC as HLG
+from mae.src.spec import SPEC as MAE
+from soft.src.spec import SPEC as SOFT
+
+# model, variant of the stored run, the run, other variants
+FAMILIES = [(GMLP, "gmlp_ti", "gmlp_ti16_224", ("gmlp_s", "gmlp_b")),
+            (CONVMLP, "convmlp_s", "convmlp_s", ("convmlp_m", "convmlp_l")),
+            (SOFT, "soft_tiny", "soft_tiny", ("soft_small", "soft_small_24m", "soft_medium", "soft_large",
+                                              "soft_huge")),
+            (SOFT, "soft_norm_tiny", "soft_norm_tiny", ("soft_norm_small", "soft_norm_huge")),
+            (HLG, "hlg_tiny_avgpool", "hlg_tiny_avgpool", ("hlg_small_avgpool", "hlg_medium_avgpool",
+                                                           "hlg_large_avgpool")),
+            (MAE, "vit_base_patch16", "vit_base_patch16_gap", ("vit_large_patch16", "vit_huge_patch14")),
+            (MAE, "mae_vit_base_patch16", "mae_vit_base_patch16", ("mae_vit_large_patch16", "mae_vit_huge_patch14"))]
+CASES = [pytest.param(*family[:3], other, id=other) for family in FAMILIES for other in family[3]]
+BLOCK = re.compile(r"(^|.*\.)(blocks|block\d|conv_blocks|decoder_blocks)\.(\d+)\.(.*)")
+OTHER_AXES = ("pos_embed", "decoder_pred.weight", "decoder_pred.bias")  # as long as there are patches, pixels of one
+DEPTHS = ("depth", "depths", "decoder_depth", "n_conv_blocks")
+# Published, or the sum of the authors' own tensors; the others stand in the table of models.
+COUNTS = {"soft_small_24m": 24_110_092, "vit_large_patch16": 304_326_632, "vit_huge_patch14": 632_045_800}
+
+
+def at_most_two(depth):
+    return min(depth, 2) if isinstance(depth, int) else tuple(min(number, 2) for number in depth)
+
+
+def shallow(spec, variant):
+    """Build a variant at full width, at most two blocks deep, all zeros."""
+    sizes = spec.variants[variant]
+    return spec.build(variant, **{key: at_most_two(sizes[key]) for key in DEPTHS if key in sizes})
+
+
+def theirs(spec, network) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's tensors under the authors' names."""
+    return {name: tuple(p.shape) for name, p in spec.restore({p.name: p for p in network.get_parameters()}).items()}
+
+
+def pattern(name: str) -> str:
+    """A name in which all blocks but the first of a stage are called the second."""
+    found = BLOCK.fullmatch(name)
+    return f"{found[1]}{found[2]}.{min(int(found[3]), 1)}.{found[4]}" if found else name
+
+
+@pytest.fixture(autouse=True)
+def no_initial_values(monkeypatch):
+    """They take longer than all else."""
+    for module in ("gmlp.src.gmlp", "convmlp.src.convmlp", "soft.src.softmax_free_vision_transformer",
+                   "hlg.src.hlg_official", "mae.src.vit", "mae.src.mae_vit"):
+        monkeypatch.setattr(f"{module}.initialise", lambda *_: None)
+
+
+def of_the_table(name: str) -> int:
+    """The number of parameters that the README's table gives for a file's variant."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    family, _, size = name.removesuffix("_avgpool").partition("_")
+    title = {"gmlp": f"gMLP-{size.title()}", "convmlp": f"ConvMLP-{size.upper()}", "soft": f"SOFT-{size}",
+             "hlg": f"HLG-{size}"}[family]
+    return int(re.search(rf"^\| {title}\b[^|]*\|[^|]*\| ([\d,]+) ", text, re.MULTILINE)[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("spec, variant, golden, other", CASES)
+def test_tensors_are_those_of_the_reference_at_other_widths(spec, variant, golden, other):
+    entries = json.loads((FOLDER / f"{golden}.json").read_text())["entries"]
+    listed = {pattern(name): tuple(shape) for name, shape, _ in entries if not name.endswith("num_batches_tracked")}
+    assert theirs(spec, shallow(spec, variant)) == listed
+    found = theirs(spec, shallow(spec, other))
+
+    def like_the_first(name):  # a second block, where the reference has only one
+        return name if name in listed else re.sub(r"(block\w*)\.1\.", r"\1.0.", name)
+
+    assert {like_the_first(name) for name in found} == listed.keys()
+    sizes, wide = spec.variants[variant], spec.variants[other]
+    ratios = {1.0} | {new / old for key in ("embed_dim", "decoder_embed_dim", "dims", "channels", "num_heads",
+                                            "patch_size") if key in sizes
+                      for new, old in zip(np.atleast_1d(wide[key]), np.atleast_1d(sizes[key]))}
+    ratios |= {ratio * wide.get("mlp_ratio", 1) / sizes.get("mlp_ratio", 1) for ratio in ratios}
+    for name, shape in found.items():
+        for new, old in zip(shape, listed[like_the_first(name)], strict=True):
+            assert any(math.isclose(new, old * ratio) for ratio in ratios) or name.endswith(OTHER_AXES), (name, shape)
+
+
+@pytest.mark.parametrize("spec, variant, golden, other", [case for case in CASES if "norm_" not in case.id
+                                                          and not case.id.startswith("mae")])
+def test_the_whole_network_has_the_published_number_of_parameters(spec, variant, golden, other):
+    sizes, total = spec.variants[other], 0
+    for p in shallow(spec, other).trainable_params():
+        found, repeats = BLOCK.fullmatch(p.name), 1
+        if found:
+            stage = re.search(r"stages\.(\d+)\.|block(\d)\.", p.name)
+            depth = (sizes["n_conv_blocks"] if found[2] == "conv_blocks" else sizes["depth"] if stage is None else
+                     sizes["depths"][int(stage[1]) if stage[1] else int(stage[2]) - 1])
+            repeats = depth - 1 if int(found[3]) == 1 else 1
+        total += repeats * p.size
+    assert total == (COUNTS[other] if other in COUNTS else of_the_table(other))
