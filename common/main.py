@@ -15,12 +15,14 @@ if MISSING:  # before anything imports them: entry points import this module fir
 
 from common.cloud.staging import send_unfinished, staged
 from common.config.load import load_config
-from common.config.options import TRAINING_TASKS, Config
+from common.config.options import Config
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
 from common.launch.platform import leave_table
 from common.spec import ModelSpec
+
+OF_EVERY_MODEL = ("train", "eval", "export", "infer")
 
 
 def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
@@ -59,13 +61,16 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         from common.checkpoint.file import load_checkpoint
 
         tensors, meta = load_checkpoint(path)
+        if meta.get("family", spec.name) != spec.name:
+            raise UserError(f"ckpt_path: {path} holds {meta.get('model')}, a network of {meta['family']}: use "
+                            f"{meta['family']}/{task if task in OF_EVERY_MODEL else 'train'}.py.")
         if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
             return meta.get("config")
         variant, settings = spec.recognise(tensors)
         return {"model": variant} | {key: value for key, value in settings.items() if value != 0}  # 0: without a head
 
     return load_config(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
-                       trained_with=None if task in TRAINING_TASKS else trained_with, fetched=fetched,
+                       trained_with=trained_with, fetched=fetched,
                        about=sys.modules["__main__"].__doc__ or "")
 
 

@@ -77,7 +77,8 @@ def test_shipped_file_uses_standard_names_and_has_a_header(path):
 EXPECTED = json.loads((DATA / "shipped_configurations.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in SHIPPED if f"{path.parts[-3]}/{path.name}" in EXPECTED],
+                         ids=lambda path: path.name)
 def test_shipped_file_means_what_it_meant_before_files_had_bases(path):
     """The table holds, of every file, the values that were not the schema's defaults."""
     config = of_file(path)
@@ -107,7 +108,7 @@ def test_a_file_wins_over_its_base_key_by_key():
     write("dataset: digits\nepochs: 3\nbase_lr: 0.1\n", "folder/ground.yaml")
     config = run("--config", write("base: ground.yaml\nmax_epoch: 4\nlr: 0.2\n", "folder/recipe.yaml"))
     assert (config.dataset, config.epochs, config.lr, config.base_lr) == ("digits", 4, 0.2, None)
-    assert config.given == {"dataset", "epochs", "lr"}
+    assert set(config.given) == {"dataset", "epochs", "lr"}
 
 
 @pytest.mark.parametrize("ground, base, parts", [
@@ -251,7 +252,7 @@ def test_default_file_of_the_task_is_read_when_none_is_named():
 
 
 def test_given_holds_the_standard_names_that_the_user_wrote():
-    assert run("--class_num", "10", "--config", write("dataset: digits\nmax_epoch: 3\n")).given == {
+    assert set(run("--class_num", "10", "--config", write("dataset: digits\nmax_epoch: 3\n")).given) == {
         "num_classes", "epochs", "dataset"}
 
 
@@ -695,6 +696,73 @@ def test_impossible_value_is_one_sentence(values, parts):
     with pytest.raises(UserError) as error:
         from_mapping(values, "test")
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
+
+
+@pytest.mark.parametrize("text, argv, expected", [
+    ("epochs: 350\nwarmup_epochs: 10\ndecay_epochs: 260\n", ("--epochs", "5"), (0.14, 3.71, 0)),
+    ("epochs: 40\nwarmup_epochs: 10\ncooldown_epochs: 4\n", ("--epochs", "8"), (2, None, 0.8)),
+    ("epochs: 5\nwarmup_epochs: 10\n", (), (2.5, None, 0)),  # the file contradicts itself: half of the training
+    ("epochs: 40\nwarmup_epochs: 10\ndecay_epochs: 30\n", ("--epochs", "8", "--decay_epochs", "7"), (1, 7, 0)),
+    ("epochs: 40\nwarmup_epochs: 10\n", ("--epochs", "20"), (10, None, 0))])
+def test_a_schedule_of_a_file_is_shortened_to_fit_the_epochs(text, argv, expected, caplog):
+    config = run("--config_path", write(f"dataset: digits\n{text}"), *argv)
+    assert (config.warmup_epochs, config.decay_epochs, config.cooldown_epochs) == expected
+    assert ("which is shortened: warmup_epochs 10 -> " in caplog.text) == (expected[0] != 10)
+
+
+def test_a_schedule_that_the_user_writes_himself_is_refused():
+    file = write("dataset: digits\nepochs: 40\nwarmup_epochs: 1\n")
+    assert "warmup_epochs: 9 is more than epochs: 5" in sentence("--config_path", file, "--epochs", "5",
+                                                                 "--warmup_epochs", "9")
+
+
+def test_folders_that_are_there_are_read_where_only_a_file_asks_for_another_data_set(caplog):
+    file = write("dataset: cifar10\n")
+    Path("photos/train/cat").mkdir(parents=True)
+    assert run("--config_path", file, "--data_dir", "photos").dataset == "folder"
+    assert "dataset: folder instead of cifar10 (config.yaml): photos holds train/." in caplog.text
+    assert run("--config_path", file, "--data_dir", "photos", "--dataset", "cifar10").dataset == "cifar10"
+
+
+@pytest.mark.parametrize("family", ["gmlp", "convmlp", "soft", "hlg", "mae"])
+def test_fine_tuning_begins_with_a_small_network_or_with_that_of_the_checkpoint(family):
+    spec = import_module(f"{family}.src.spec").SPEC
+    Path("photos/cat").mkdir(parents=True)
+
+    def fine_tuned(*more, **asked):
+        return load_config(("--finetune", "--data_dir", "photos", *more), task="train", spec=spec,
+                           model_dir=ROOT / family, **asked)
+
+    small = fine_tuned()
+    assert (small.dataset, small.device_target, small.distribute, small.freeze_epochs) == ("folder", "auto", False, 3)
+    assert small.num_classes == 1000 and "num_classes" not in small.given  # that of the folders, when they are read
+    assert network_arguments(small)
+    of_variant = fine_tuned("--model", list(spec.for_task("train").variants)[-1])
+    assert not network_arguments(of_variant) and of_variant.image_size == 224
+    Path("w.ckpt").write_text("")
+    sizes = {"patch_size": 4, "depth": 3} if family in ("gmlp", "mae") else {"depths": [1, 1, 1]}
+    held = {"model": small.model, "image_size": 48, "num_classes": 7, "dataset": "cifar10", "epochs": 9, "mean": None,
+            "hflip": 0.0, "data_dir": "elsewhere", **sizes}
+    begun = fine_tuned("--ckpt_path", "w.ckpt", trained_with=lambda path: held)
+    assert network_arguments(begun) == {key: tuple(value) if isinstance(value, list) else value
+                                        for key, value in sizes.items()}
+    assert (begun.image_size, begun.data_dir, begun.hflip, begun.epochs) == (48, "photos", 0.5, 30)
+    assert begun.dataset == "folder" and begun.mean == (0.4914, 0.4822, 0.4465) and "num_classes" not in begun.given
+
+
+def test_fine_tuning_takes_the_encoder_of_a_pre_training():
+    Path("photos").mkdir()
+    Path("w.ckpt").write_text("")
+    held = {"model": "mae_vit_large_patch16", "patch_size": 8, "decoder_depth": 2, "mask_ratio": 0.6}
+    config = run("--finetune", "--data_dir", "photos", "--ckpt_path", "w.ckpt", spec=MAE, model_dir=ROOT / "mae",
+                 trained_with=lambda path: held)
+    assert config.model == "vit_large_patch16" and network_arguments(config) == {"patch_size": 8}
+
+
+def test_fine_tuning_is_a_training_of_its_own_configuration():
+    file = write("epochs: 3\n")
+    assert "both choose a configuration" in sentence("--finetune", "--config_path", file)
+    assert "is for model/train.py, and this is eval.py" in sentence("--finetune", task="eval")
 
 
 def test_schedule_that_ends_early_is_legal():

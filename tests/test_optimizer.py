@@ -378,6 +378,19 @@ def test_layer_decay_scales_the_rate_by_the_layers_distance_from_the_head(mode):
         np.testing.assert_allclose(before[parameter.name] - parameter.asnumpy(), 0.1 * scale, atol=1e-6)
 
 
+@pytest.mark.parametrize("ckpt_path, moved", [("weights.ckpt", 2), ("", 4)])
+def test_only_the_head_learns_in_the_frozen_epochs_where_there_are_weights(mode, ckpt_path, moved):
+    network = Network()
+    before = {p.name: p.asnumpy().copy() for p in network.weights}
+    config = Config(model="toy_s", epochs=2, freeze_epochs=1, ckpt_path=ckpt_path, opt="sgd", momentum=0.0,
+                    weight_decay=0.0)
+    optimizer = build_optimizer(config, SPEC, network, np.full(4, 0.1, np.float32))  # two steps in an epoch
+    apply(optimizer, [[np.ones(shape, np.float32) for shape in SHAPES.values()]] * 4)
+    for parameter in network.weights:
+        steps = 4 if parameter.name.startswith("head") else moved
+        np.testing.assert_allclose(before[parameter.name] - parameter.asnumpy(), 0.1 * steps, atol=1e-6)
+
+
 def test_layer_decay_follows_a_depth_from_the_configuration():
     config = Config(model="toy_s", layer_decay=0.5, depth=3)
     optimizer = build_optimizer(config, SPEC, Network(), LR)

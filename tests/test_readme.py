@@ -168,7 +168,7 @@ def msrun() -> str:
 def known_options(command: Command) -> frozenset[str]:
     """The options of the script of a command, if it gives any."""
     if task_of(command.script):
-        return frozenset({*NAMES, "config", "config_path", "help", "print_config"})
+        return frozenset({*NAMES, "config", "config_path", "help", "print_config", "finetune"})
     module = command.words[command.program] == "-m"
     program = ("-m", command.words[command.program + 1]) if module else (str(command.script),)
     program += command.arguments[:1] if module and not command.arguments[0].startswith("-") else ()  # its sub-command
@@ -215,7 +215,7 @@ def test_the_values_of_a_command_are_accepted(command, tmp_path):
     spec = importlib.import_module(f"{model}.src.spec").SPEC
     config = load_config(arguments, task=task_of(command.script), spec=spec, model_dir=ROOT / model,
                                 trained_with=lambda path: None)
-    assert {NAMES[flag] for flag in flags(arguments) if flag in NAMES} <= config.given
+    assert {NAMES[flag] for flag in flags(arguments) if flag in NAMES} <= set(config.given)
 
 
 @pytest.mark.parametrize("command", LAUNCHED, ids=str)
@@ -255,7 +255,7 @@ def test_a_model_is_described_in_all_chapters(folder):
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
     """Those of a command that is shown are its program's; any other stands for a program of the zoo, or for msrun."""
-    known = {*NAMES, "config", "config_path", "help", "print_config"}
+    known = {*NAMES, "config", "config_path", "help", "print_config", "finetune"}
     loose: set[str] = set()
     for span in spans(file):
         words = shlex.split(span) if "'" in span else span.split()

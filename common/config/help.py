@@ -3,7 +3,7 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from common.config.options import SECTIONS, Config, fields_of, network_keys
+from common.config.options import SECTIONS, TRAINING_TASKS, Config, fields_of, network_keys
 from common.config.values import describe_kind
 from common.spec import ModelSpec
 
@@ -36,6 +36,9 @@ def help_text(schema: type[Config], task: str, *, about: str = "", defaults: Con
     lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which",
               "wins; a switch (true or false) without a value is true. --config_path FILE (or --config) names the file;",
               "--print_config shows all values, and where each comes from."]
+    if task in TRAINING_TASKS and task != "pretrain":
+        lines += ["--finetune is for few images of your own: --finetune --data_dir FOLDER [--ckpt_path WEIGHTS] takes",
+                  "the network of the weights, or a small one, and a recipe for it, in the place of --config_path."]
     if spec is not None:
         lines += textwrap.wrap(f"Variants of {spec.name}: {', '.join(spec.variants)}.", 118)
     lines += [f"The defaults below are those of {source}." if source else "No file is read unless you name one."]

@@ -14,9 +14,11 @@ from typing import Any
 
 from common.config.addresses import on_cloud
 from common.config.datasets import DATASETS
+from common.config.finetune import finetuning_file, network_of
 from common.config.help import help_text
 from common.config.options import CALLER_VARIABLE, NAMES, TRAINING_TASKS, Config, fields_of, names_of, network_keys
-from common.config.rules import check_paths, check_rules
+from common.config.origins import is_file
+from common.config.rules import check_paths, check_rules, fit_schedule
 from common.config.values import coerce, kinds_of
 from common.config.yaml_file import effective_text, read_yaml
 from common.errors import UserError, nearest
@@ -27,7 +29,8 @@ _COMMAND_LINE = "command line"
 _SECTIONS_OF_CHECKPOINT = ("data", "augment", "model")
 _NOT_OF_CHECKPOINT = ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers", "download",
                       "on_error")
-_READERS_OWN = ("config", "config_path", "print_config")  # flags that are no keys
+_READERS_OWN = ("config", "config_path", "print_config", "finetune")  # flags that are no keys
+_SWITCHES = ("print_config", "finetune")
 _INPUTS = ("data_dir", "eval_dir", "ckpt_path", "resume", "img_ids", "class_names")
 
 logger = logging.getLogger(__name__)
@@ -58,25 +61,30 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
         raise SystemExit(0)
     flags = _read_flags(argv, schema)
     shows = _takes_switch(flags, "print_config")
+    finetunes = _takes_switch(flags, "finetune")
     named = _named_file(flags, Path(model_dir))
+    given = _canonical(flags, _COMMAND_LINE, schema)
     default = Path(model_dir) / spec.default_configs.get(task, "")
+    if finetunes:
+        default = finetuning_file(task, named, Path(model_dir), fetched or given.get("ckpt_path") or given.get("model"))
     file = named or (default if default.is_file() else None)
     layers = [(source, _found(values, Path(model_dir)))
               for source, values in (_read_file(file, schema) if file else [])]
-    given = _canonical(flags, _COMMAND_LINE, schema)
     checkpoint = fetched or (_merged(layers) | given).get("ckpt_path", "")
-    if named is None and trained_with is not None and Path(checkpoint).is_file():
-        layers.append((checkpoint, _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given, schema)))
+    if named is None and trained_with is not None and Path(checkpoint).is_file() and (
+            finetunes or task not in TRAINING_TASKS):
+        held = _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given, schema)
+        layers.append((checkpoint, network_of(held, spec, spec.for_task(task), schema) if finetunes else held))
     written = _merged(layers)
     layers.append((_COMMAND_LINE, given))
     values = _merged(layers)
-    names = frozenset(values)
+    origins = _origins(layers)
     values["task"] = _task(task, written, given)
     spec = spec.for_task(values["task"])
     values["model"] = spec.variant(values.get("model") or next(iter(spec.variants)))
-    config = _build(values, given=names, spec=spec)
+    config = _build(values, given=origins, spec=spec, planned=written.get("epochs"))
     if shows:
-        sys.stdout.write(effective_text(config, _origins(layers)))
+        sys.stdout.write(effective_text(config, origins))
         raise SystemExit(0)
     check_paths(config, config.task)
     return config
@@ -114,10 +122,10 @@ def load_any(argv: Sequence[str]) -> Config:
     written = _merged(layers)
     given = _canonical(flags, _COMMAND_LINE, Config, others=True)
     layers.append((_COMMAND_LINE, given))
-    values = _merged(layers)
-    config = _build(values | {"task": _task("train", written, given)}, given=frozenset(values))
+    values, origins = _merged(layers), _origins(layers)
+    config = _build(values | {"task": _task("train", written, given)}, given=origins, planned=written.get("epochs"))
     if shows:
-        sys.stdout.write(effective_text(config, _origins(layers)))
+        sys.stdout.write(effective_text(config, origins))
         raise SystemExit(0)
     return config
 
@@ -125,8 +133,8 @@ def load_any(argv: Sequence[str]) -> Config:
 def from_file(file: str | Path, spec: ModelSpec | None = None, **changes: Any) -> Config:
     """Return the configuration that a YAML file gives, with its base, and ``changes`` over it; see ``from_mapping``."""
     schema = (spec.options if spec else None) or Config
-    values = _merged([*_read_file(Path(file), schema), ("", _canonical(changes, "changes", schema))])
-    return _build(values, given=frozenset(values), spec=spec)
+    layers = [*_read_file(Path(file), schema), ("changes", _canonical(changes, "changes", schema))]
+    return _build(_merged(layers), given=_origins(layers), spec=spec, planned=_merged(layers[:-1]).get("epochs"))
 
 
 def from_mapping(values: Mapping[str, Any], source: str, spec: ModelSpec | None = None) -> Config:
@@ -141,7 +149,7 @@ def from_mapping(values: Mapping[str, Any], source: str, spec: ModelSpec | None 
         UserError: for unknown keys, wrong types, and rules that do not hold.
     """
     canonical = _canonical(values, source, (spec.options if spec else None) or Config)
-    return _build(canonical, given=frozenset(canonical), spec=spec)
+    return _build(canonical, given=dict.fromkeys(canonical, source), spec=spec)
 
 
 def network_arguments(config: Config) -> dict[str, Any]:
@@ -246,7 +254,7 @@ def _read_flags(argv: Sequence[str], schema: type[Config], others: bool = False)
             flags[name] = words.pop(0)
         elif equals:
             flags[name] = value
-        elif name == "print_config" or name in known and bool in kinds_of(fields_of(schema)[known[name]]):
+        elif name in _SWITCHES or name in known and bool in kinds_of(fields_of(schema)[known[name]]):
             flags[name] = True
         else:
             raise UserError(f"--{name} (command line) needs a value, such as --{name} VALUE.")
@@ -341,8 +349,9 @@ def _says_nothing(name: str, value: Any) -> bool:
     return any(value == default for default in _models().get(name, {}).values())
 
 
-def _build(values: dict[str, Any], given: frozenset[str], spec: ModelSpec | None = None) -> Config:
-    """Fill in what follows from other keys, and check."""
+def _build(values: dict[str, Any], given: Mapping[str, str], spec: ModelSpec | None = None,
+           planned: int | None = None) -> Config:
+    """Fill in what follows from other keys, fit what a file says to what the user says, and check."""
     follows: dict[str, Any] = {}
     if not values.get("data_dir") and values.get("data_path"):
         values = values | {"data_dir": values["data_path"]}  # the name that MAE's files use
@@ -353,10 +362,17 @@ def _build(values: dict[str, Any], given: frozenset[str], spec: ModelSpec | None
     if spec is not None:
         follows |= spec.for_task(values.get("task", "train")).defaults
     dataset = values.get("dataset", follows.get("dataset"))
+    known = DATASETS.get(dataset)
+    if (known and known.classes and is_file(given.get("dataset", ""))
+            and (Path(values.get("data_dir", "")) / "train").is_dir()):
+        logger.warning("dataset: folder instead of %s (%s): %s holds train/.", dataset, given["dataset"],
+                       values["data_dir"])
+        values, dataset = values | {"dataset": "folder"}, "folder"
     if dataset in DATASETS and DATASETS[dataset].classes:
         follows["num_classes"] = DATASETS[dataset].classes
     if values.get("dynamic_loss_scale"):
         follows |= {"loss_scale": 65536.0, "drop_overflow_update": True}  # it looks for the limit by crossing it
     config = ((spec.options if spec else None) or Config)(**follows | values, given=given)
+    config = fit_schedule(config, planned or Config.epochs)
     check_rules(config)
     return config

@@ -154,6 +154,8 @@ class Config:
     img_ids: str = _data("", "JSON, CSV or TXT file that lists the images to use, relative to data_dir; means "
                          "dataset: list", path=True, tasks=DATA_TASKS)
     download: bool = _data(False, "fetch CIFAR into data_dir when it is not there", tasks=DATA_TASKS)
+    val_share: float = _data(0.0, "share of the images of every class that is set aside for evaluation where data_dir "
+                             "has no val/; 0: there must be one", ge=0, lt=1, tasks=DATA_TASKS)
     on_error: str = _data("raise", "an image that cannot be read: stop, or take the next one",
                           choices=("raise", "skip"), tasks=DATA_TASKS)
     exif: bool = _data(True, "turn images as the camera noted it, scale 16-bit grey; false: PIL's RGB, as the authors")
@@ -297,6 +299,7 @@ class Config:
                                          "replaces filter_bias_and_bn", convert=_comma_separated)
     layer_decay: float | None = _optim(None, "factor on the learning rate per layer below the head; none: no such "
                                        "decay", gt=0, le=1)
+    freeze_epochs: int | float = _optim(0, "first epochs, in which only the head learns (with ckpt_path)", ge=0)
     gc_flag: bool = _optim(False, "centralise gradients: subtract their mean per output")
     clip_grad: bool = _optim(False, "clip gradients by their global norm", aliases=("use_global_norm",))
     clip_value: float = _optim(1.0, "largest global norm of the gradients", aliases=("clip_gn_value",), gt=0)
@@ -361,7 +364,7 @@ class Config:
     verify: bool = _export(True, "load the exported or converted file again and compare it with the network",
                            tasks=("export",))
 
-    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # key -> its source
 
     def __post_init__(self):
         """Keep lists as tuples: a frozen object should not hold what can be changed."""

@@ -1,10 +1,16 @@
 """Rules of the configuration that concern several keys at once, and the paths that must exist before a run starts."""
+import dataclasses
+import logging
+import math
 import re
 from pathlib import Path
 
 from common.config.datasets import DATASETS, is_cifar
 from common.config.options import TRAINING_TASKS, Config
+from common.config.origins import is_asked
 from common.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def check_rules(config: Config) -> None:
@@ -28,14 +34,40 @@ def check_rules(config: Config) -> None:
                         f"{config.eval_interval}; it must be below it, or -1 for the last epoch's place.")
 
 
+def fit_schedule(config: Config, planned: int) -> Config:
+    """Shorten warm-up, decay and cool-down that a file plans for a longer training, and say so.
+
+    Args:
+        config: the configuration; what the user wrote himself stays, and is checked afterwards.
+        planned: epochs of the training for which the file is written.
+    """
+    lengths = {name: value for name in ("warmup_epochs", "decay_epochs", "cooldown_epochs")
+               if (value := getattr(config, name))}
+    total = sum(value for name, value in lengths.items() if name != "warmup_epochs" or not _overlaps(config))
+    movable = {name: value for name, value in lengths.items() if not is_asked(config, name)}
+    room = config.epochs - sum(lengths.values()) + sum(movable.values())
+    if max(total, config.warmup_epochs) <= config.epochs or not movable or room < 0:
+        return config
+    most = room / sum(movable.values()) / (1 if config.decay_epochs else 2)  # half is left to a decay until the end
+    factor = min(config.epochs / planned, most)
+    fitted = {name: max(math.floor(100 * factor * value) / 100, 0.01) for name, value in movable.items()}
+    changes = ", ".join(f"{name} {movable[name]:g} -> {value:g}" for name, value in fitted.items())
+    logger.warning("epochs: %s is too short for the configured schedule, which is shortened: %s", config.epochs, changes)
+    return dataclasses.replace(config, **fitted)
+
+
+def _overlaps(config: Config) -> bool:
+    """Whether the decay counts from step 0, so that the warm-up takes the place of its beginning."""
+    return bool(config.decay_epochs) and not config.warmup_prefix
+
+
 def _check_schedule(config: Config) -> None:
     """A training that is shorter than its schedule would end in the middle of it, with a high learning rate."""
     if config.warmup_epochs > config.epochs:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} is more than epochs: {config.epochs}; the warm-up must "
                         "end within the training.")
-    overlaps = config.decay_epochs and not config.warmup_prefix  # then the decay counts from step 0
     parts = {name: getattr(config, name) for name in ("warmup_epochs", "decay_epochs", "cooldown_epochs")
-             if getattr(config, name) and not (name == "warmup_epochs" and overlaps)}
+             if getattr(config, name) and not (name == "warmup_epochs" and _overlaps(config))}
     total = sum(parts.values())
     if total > config.epochs:
         raise UserError(f"{' + '.join(f'{name}: {value}' for name, value in parts.items())} is {total:g}, more than "

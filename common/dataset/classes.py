@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from common.config.options import Config
+from common.config.origins import is_asked, place_of
 from common.dataset.samples import Samples
 from common.errors import UserError
 from common.files import DATA, write_whole
@@ -85,8 +86,11 @@ def check_classes(samples: Samples, config: Config) -> None:
         logger.warning("num_classes is 1001 and the data has 1000 classes: the networks of the old zoo have one more "
                        "output, for the background, which stays unused here (the last one)")
         return
-    raise UserError(f"num_classes: {asked}, but {samples.name} has {found} classes ({', '.join(samples.classes[:3])}"
-                    f"{' ...' if found > 3 else ''}); set num_classes: {found}, or leave it out.")
+    written = place_of(config, "num_classes")
+    remedy = (f"give --num_classes {found}, or leave it out" if is_asked(config, "num_classes")
+              else f"give --num_classes {found}, or take it out of the file")
+    raise UserError(f"num_classes: {asked} ({written}), but {samples.name} has {found} classes "
+                    f"({', '.join(samples.classes[:3])}{' ...' if found > 3 else ''}); {remedy}.")
 
 
 def check_same_classes(train: Samples, evaluation: Samples) -> None:

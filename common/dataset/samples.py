@@ -3,6 +3,7 @@
 Imports no MindSpore.
 """
 
+import dataclasses
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from common.config.options import Config
+from common.config.origins import is_asked, place_of
 from common.dataset.cache import Cache, Pixels
 from common.dataset.images import Reading, load_image
 from common.dataset.jpeg import Jpeg, open_picture
@@ -190,6 +192,18 @@ class ArraySamples(Samples):
                 return f"{file} record {index}"
             index -= count
         raise IndexError(index)
+
+
+def fit_batch(config: Config, n: int, world_size: int) -> Config:
+    """Lower a batch that is larger than the ``n`` training images, where the user did not ask for it, and say so."""
+    step, share = config.batch_size * config.accumulation_steps * world_size, n // world_size
+    if n >= step or not share or is_asked(config, "batch_size") or is_asked(config, "accumulation_steps"):
+        return config
+    accumulated = min(config.accumulation_steps, share)
+    fitted = dataclasses.replace(config, batch_size=share // accumulated, accumulation_steps=accumulated)
+    logger.warning("batch_size: %d instead of %d (%s): there are %d training images.", fitted.batch_size,
+                   config.batch_size, place_of(config, "batch_size"), n)
+    return fitted
 
 
 def count_steps(config: Config, n: int, world_size: int) -> int:

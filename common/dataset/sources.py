@@ -4,9 +4,12 @@ or shards.
 ``open_samples`` finds the data of a split and returns ``Samples``, which load one image after the other by its index.
 Imports no MindSpore.
 """
+import logging
 import os
 from pathlib import Path
 from typing import Sequence
+
+import numpy as np
 
 from common.config.datasets import DATASETS, is_cifar
 from common.config.options import Config
@@ -24,6 +27,8 @@ from common.errors import UserError
 
 __all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes",
            "load_classes", "load_image", "open_samples", "save_classes"]
+
+logger = logging.getLogger(__name__)
 
 TRAIN_FOLDERS, EVAL_FOLDERS = ("train",), ("val", "validation", "valid", "test")
 
@@ -62,7 +67,32 @@ def _find(config: Config, split: str) -> Samples:
     folder = _split_folder(config, split)
     if is_sharded(folder):
         return open_shards(folder)
-    return read_folder(folder, split, unlabelled=config.task == "pretrain")
+    samples = read_folder(folder, split, unlabelled=config.task == "pretrain")
+    return _set_aside(samples, config, split) if _shares_images(config) else samples
+
+
+def _shares_images(config: Config) -> bool:
+    """Whether one folder holds the images of the training and those of the evaluation."""
+    return bool(config.val_share) and not config.eval_dir and not any((Path(config.data_dir) / name).is_dir()
+                                                                      for name in EVAL_FOLDERS)
+
+
+def _set_aside(samples: FileSamples, config: Config, split: str) -> FileSamples:
+    """Return one of the two parts of a folder: in the order of their names, every so many images of a class are for
+    the evaluation, and at least one of two."""
+    kept = np.zeros(len(samples), bool)
+    for label in range(len(samples.classes)):
+        of_class = np.flatnonzero(samples.labels == label)
+        numbers = np.floor(np.arange(len(of_class) + 1) * config.val_share + 1e-9)
+        evaluated = np.diff(numbers) > 0
+        if len(of_class) > 1 and not evaluated.any():
+            evaluated[-1] = True
+        kept[of_class] = evaluated == (split == "eval")
+    if split == "eval":
+        logger.warning("data_dir: %s has no val/: %d of its %d images are for the evaluation and not trained on, %g %% "
+                       "of every class (val_share).", config.data_dir, kept.sum(), len(kept), 100 * config.val_share)
+    return FileSamples(samples.name, samples.classes, samples.labels[kept], Path(samples.folder),
+                       [file for file, keep in zip(map(os.fsdecode, samples.files), kept) if keep])
 
 
 def _split_folder(config: Config, split: str) -> Path:
@@ -80,11 +110,14 @@ def _split_folder(config: Config, split: str) -> Path:
             return root / name
     if split == "train" and not any((root / name).is_dir() for name in EVAL_FOLDERS) or key == "eval_dir":
         return root
+    if split == "eval" and _shares_images(config):
+        return next((root / name for name in TRAIN_FOLDERS if (root / name).is_dir()), root)
     if split == "eval" and config.task == "eval" and not any((root / name).is_dir() for name in TRAIN_FOLDERS):
         return root  # evaluation alone: the folder that the user named is what he means
     others = ", ".join(f"{name}/" for name in names)
     raise UserError(f"data_dir: {root} has no folder for {'training' if split == 'train' else 'evaluation'} ({others})"
-                    + ("." if split == "train" else "; set eval_dir, or val_while_train: false to train without."))
+                    + ("." if split == "train" else "; set eval_dir, or val_while_train: false to train without, "
+                       "or val_share: 0.2 to set a fifth of the images aside."))
 
 
 def _archives(folder: Path) -> list[Path]:

@@ -1,9 +1,11 @@
 """From the configuration to an optimizer: which parameters are decayed, how fast each layer learns, which rule."""
+import math
 from typing import Callable, Sequence
 
 import numpy as np
 from mindspore import Parameter, nn
 
+from common.checkpoint.weights import HEAD
 from common.config.options import Config
 from common.errors import UserError, nearest
 from common.lr import layer_scales
@@ -102,4 +104,7 @@ def build_optimizer(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.nd
         options["momentum"] = config.momentum
     if RULES[config.opt] is SGD:
         options["nesterov"] = config.use_nesterov
-    return RULES[config.opt](groups, lr, **options)
+    rule = RULES[config.opt](groups, lr, **options)
+    if config.freeze_epochs and config.ckpt_path:
+        rule.freeze(lambda name: not HEAD.search(name), math.ceil(config.freeze_epochs * len(lr) / config.epochs))
+    return rule

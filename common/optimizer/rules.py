@@ -18,7 +18,7 @@ which decay, says ``common.optimizer.build``.
 Notation: w weight, g gradient, ``rate`` learning rate, ``decay`` weight decay, t number of the update, from 1.
 """
 import math
-from typing import Sequence
+from typing import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -42,6 +42,8 @@ class UpdateRule(nn.Optimizer):
     Inputs: gradients, one per parameter, already unscaled and clipped.
     """
 
+    frozen_updates = 0
+
     def __init__(self, parameters: Sequence, lr, weight_decay: float = 0.0, centralise: bool = False):
         parameters = list(parameters)
         scales = {}
@@ -54,6 +56,14 @@ class UpdateRule(nn.Optimizer):
         self.decays = tuple(self.group_weight_decay) if self.is_group else (float(weight_decay),) * count
         self.centralise = centralise
         self.map = ops.HyperMap()
+
+    def freeze(self, is_frozen: Callable[[str], bool], updates: int) -> None:
+        """Keep the learning rate of the parameters of such names at 0 for the first ``updates``.
+
+        Their moments are kept from the beginning. To be called before the first update.
+        """
+        self.frozen = tuple(is_frozen(p.name) for p in self.parameters)
+        self.frozen_updates = updates
 
     def state(self, name: str) -> ParameterTuple:
         """Return float32 zeros shaped like the parameters, named ``<name>.<parameter>``."""
@@ -70,9 +80,16 @@ class UpdateRule(nn.Optimizer):
             rates = self.map(_times, self.get_lr(), self.lr_scales)
         else:
             rates = self.map(ops.partial(_times, self.get_lr()), self.lr_scales)
+        if self.frozen_updates:
+            learns = ops.cast(self.global_step >= self.frozen_updates, ms.float32).reshape(())
+            rates = self.map(ops.partial(_held, learns), self.frozen, rates)
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         gradients = self.map(_centred if self.centralise else _float32, gradients)
         return gradients, rates, ops.cast(self.global_step, ms.float32).reshape(())
+
+
+def _held(learns, frozen, rate):
+    return rate * learns if frozen else rate
 
 
 def _times(a, b):

@@ -4,7 +4,7 @@ from typing import Sequence
 import numpy as np
 
 from common.config.options import Config
-from common.dataset.samples import count_steps
+from common.dataset.samples import count_steps, fit_batch
 from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.lr import schedule
@@ -26,7 +26,10 @@ def show_schedule(argv: Sequence[str]) -> str:
         "images": {"type": whole_number(1), "help": "number of training images; default: those of the data set"},
         "steps_per_epoch": {"type": whole_number(1), "help": "optimizer steps of an epoch, in the place of --images"},
         "devices": {"type": whole_number(1), "default": 1, "help": "number of devices, default: %(default)s"}})
-    steps = own.steps_per_epoch or count_steps(config, own.images or _count_images(config), own.devices)
+    if not own.steps_per_epoch:
+        images = own.images or _count_images(config)
+        config = fit_batch(config, images, own.devices)
+    steps = own.steps_per_epoch or count_steps(config, images, own.devices)
     global_batch = config.batch_size * config.accumulation_steps * own.devices
     values = schedule(config, steps, global_batch)
     peak = int(values.argmax())

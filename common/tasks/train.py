@@ -31,7 +31,7 @@ from common.context.device import start
 from common.context.ranks import Runtime
 from common.dataset.batches import train_batches
 from common.dataset.classes import check_same_classes, save_classes, with_classes
-from common.dataset.samples import count_steps
+from common.dataset.samples import count_steps, fit_batch
 from common.dataset.sources import open_samples
 from common.loss import build_loss
 from common.lr import schedule
@@ -59,6 +59,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     eval_samples = open_samples(config, "eval") if config.val_while_train and not pretraining else None
     if eval_samples is not None:
         check_same_classes(samples, eval_samples)
+    config = fit_batch(config, len(samples), runtime.world_size)
     global_batch = config.batch_size * config.accumulation_steps * runtime.world_size
     steps_per_epoch = count_steps(config, len(samples), runtime.world_size)
     lr = schedule(config, steps_per_epoch, global_batch)

@@ -13,7 +13,7 @@ from PIL import Image
 from common.config.load import from_mapping
 from common.dataset.batches import (EvalBatches, TrainBatches, _Numbers, _pipeline, _tell_once, eval_batches, shutil,
                                     soft_targets, train_batches)
-from common.dataset.samples import ArraySamples, count_steps
+from common.dataset.samples import ArraySamples, count_steps, fit_batch
 from common.dataset.sources import open_samples
 from common.errors import UserError, user_sentence
 
@@ -67,6 +67,18 @@ def assert_same(one, other):
 def test_steps_per_epoch(n, batch, accumulation, ranks, drop, steps):
     config = config_of(batch_size=batch, accumulation_steps=accumulation, drop_remainder=drop)
     assert count_steps(config, n, ranks) == steps
+
+
+def test_a_batch_of_a_file_is_lowered_to_the_number_of_images(caplog, tmp_path):
+    (tmp_path / "run.yaml").write_text("")
+    config = dataclasses.replace(config_of(batch_size=64, accumulation_steps=4),
+                                 given=dict.fromkeys(("batch_size", "accumulation_steps"), str(tmp_path / "run.yaml")))
+    fitted = fit_batch(config, 50, 2)
+    assert (fitted.batch_size, fitted.accumulation_steps, count_steps(fitted, 50, 2)) == (6, 4, 1)
+    assert "batch_size: 6 instead of 64" in caplog.text and "there are 50 training images" in caplog.text
+    assert fit_batch(config, 600, 2) is config
+    asked = dataclasses.replace(config, given={"batch_size": "command line"})
+    assert fit_batch(asked, 50, 2) is asked
 
 
 def test_a_batch_larger_than_the_data_is_an_error_that_names_all_factors():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.command import run
 from common.config.datasets import CIFAR10, DATASETS
-from common.config.load import from_mapping
+from common.config.load import from_file, from_mapping
 from common.dataset.cifar import ADDRESS_VARIABLE
 from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
 from common.dataset.digits import FILE, load_digits, main, write_digits
@@ -103,6 +103,25 @@ def test_training_images_are_never_taken_for_evaluation(tmp_path):
     write_images(tmp_path, ["a", "b"])
     with pytest.raises(UserError, match="no folder for evaluation .*set eval_dir, or val_while_train: false"):
         open_samples(config_of(data_dir=tmp_path), "eval")
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_a_share_of_every_class_is_set_aside_where_there_is_no_val(tmp_path, inside, caplog):
+    write_images(tmp_path / inside, ["a"], count=10)
+    write_images(tmp_path / inside, ["b"], count=3)
+    config = config_of(data_dir=tmp_path, val_share=0.2)
+    train, evaluation = open_samples(config, "train"), open_samples(config, "eval")
+    assert np.bincount(train.labels).tolist() == [8, 2] and np.bincount(evaluation.labels).tolist() == [2, 1]
+    everything = [samples.where(index) for samples in (train, evaluation) for index in range(len(samples))]
+    assert len(set(everything)) == 13
+    assert "has no val/: 3 of its 13 images are for the evaluation" in caplog.text
+
+
+def test_nothing_is_set_aside_where_there_is_val(tmp_path):
+    write_images(tmp_path / "train", ["a"], count=10)
+    write_images(tmp_path / "val", ["a"], count=4)
+    config = config_of(data_dir=tmp_path, val_share=0.2)
+    assert (len(open_samples(config, "train")), len(open_samples(config, "eval"))) == (10, 4)
 
 
 def test_stray_files_are_ignored_and_endings_have_any_case(tmp_path):
@@ -375,7 +394,7 @@ def test_list_with_numbers_as_labels(tmp_path, content):
 def test_list_with_numbers_may_be_a_part_of_a_larger_data_set(tmp_path):
     config = write_list(tmp_path, [["dog/1.png", 2], ["cat/0.png", 0]])
     for given, count in ((1000, 1000), (2, 3)):
-        asked = dataclasses.replace(config, num_classes=given, given=config.given | {"num_classes"})
+        asked = dataclasses.replace(config, num_classes=given, given={**config.given, "num_classes": "test"})
         assert len(open_samples(asked, "train").classes) == count
 
 
@@ -419,13 +438,21 @@ def test_images_without_any_label_will_do_for_pretraining_only(tmp_path):
 
 # classes
 
+def test_a_class_count_of_a_file_is_named_with_file_and_line(tmp_path):
+    write_images(tmp_path, ["a", "b"], count=1)
+    (tmp_path / "run.yaml").write_text("dataset: folder\n\nclass_num: 5\n")
+    config = from_file(tmp_path / "run.yaml", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"num_classes: 5 \(.*run.yaml, line 3\).*--num_classes 2, or take it out"):
+        check_classes(open_samples(config, "train"), config)
+
+
 def test_class_count_is_checked_only_when_it_was_given(tmp_path, caplog):
     write_images(tmp_path, ["a", "b"], count=1)
     samples = open_samples(config_of(data_dir=tmp_path), "train")
     check_classes(samples, config_of(data_dir=tmp_path))
     check_classes(samples, config_of(data_dir=tmp_path, num_classes=2))
     for wrong in (1, 3):
-        with pytest.raises(UserError, match=f"num_classes: {wrong}, but .* has 2 classes .*set num_classes: 2"):
+        with pytest.raises(UserError, match=f"num_classes: {wrong}, but .* has 2 classes .*give --num_classes 2, or leave"):
             check_classes(samples, config_of(data_dir=tmp_path, num_classes=wrong))
 
 
