@@ -30,7 +30,6 @@ SECTIONS = {
     "export": "Export and prediction",
 }
 
-
 TRAINING_TASKS = ("train", "pretrain", "finetune", "linprobe")
 DATA_TASKS = TRAINING_TASKS + ("eval",)
 TASKS = TRAINING_TASKS + ("eval", "export", "infer", "visualize")
@@ -60,8 +59,7 @@ def option(default: Any, help: str, *, section: str, aliases: Sequence[str] = ()
     """
     spellings = choices if choices is None or isinstance(choices, Mapping) else {name: () for name in choices}
     metadata = {"help": help, "section": section, "aliases": tuple(aliases), "choices": spellings, "convert": convert,
-                "converted_aliases": dict(converted_aliases or {}), 
-                "path": path, "unused": unused,
+                "converted_aliases": dict(converted_aliases or {}), "path": path, "unused": unused,
                 "tasks": tuple(tasks) or TASKS_OF_SECTION[section],
                 "limits": {">=": ge, ">": gt, "<=": le, "<": lt}}
     return dataclasses.field(default=default, metadata=metadata, compare=not unused)
@@ -154,8 +152,8 @@ class Config:
     img_ids: str = _data("", "JSON, CSV or TXT file that lists the images to use, relative to data_dir; means "
                          "dataset: list", path=True, tasks=DATA_TASKS)
     download: bool = _data(False, "fetch CIFAR into data_dir when it is not there", tasks=DATA_TASKS)
-    val_share: float = _data(0.0, "share of the images of every class that is set aside for evaluation where data_dir "
-                             "has no val/; 0: there must be one", ge=0, lt=1, tasks=DATA_TASKS)
+    val_share: float = _data(0.0, "share of every class that is set aside for evaluation where there is no val/", ge=0,
+                             lt=1, tasks=DATA_TASKS)
     on_error: str = _data("raise", "an image that cannot be read: stop, or take the next one",
                           choices=("raise", "skip"), tasks=DATA_TASKS)
     exif: bool = _data(True, "turn images as the camera noted it, scale 16-bit grey; false: PIL's RGB, as the authors")
