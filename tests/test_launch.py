@@ -1,7 +1,11 @@
 """A platform's rank table becomes the variables of MindSpore's dynamic cluster. The scripts: tests/scripts/."""
 import copy
+import signal
+import subprocess
+import sys
 
 import pytest
+from entry import ROOT, run, sentence
 from rank_tables import table, write
 
 from common.errors import UserError
@@ -55,3 +59,13 @@ def test_a_table_that_lies_about_is_taken_out_and_that_of_a_launcher_stays(tmp_p
 def test_a_rank_outside_of_the_table_is_refused(tmp_path):
     with pytest.raises(UserError, match="RANK_ID: '2' is not among the ranks 0 to 1"):
         left(table(2), tmp_path, RANK_ID="2")
+
+
+def test_the_launcher_without_arguments_says_what_is_missing():
+    assert "the following arguments are required: kind, device, task" in sentence(run("-m", "common.launch"))
+
+
+def test_ctrl_c_during_the_imports_shows_no_traceback():
+    late = "import common.command, os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+    result = subprocess.run([sys.executable, "-c", late], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "\nStopped.\n")

@@ -119,7 +119,7 @@ class Config:
     device_target: str = _run("auto", "device; auto takes Ascend, then GPU, then CPU, whichever is there",
                               choices=("auto", "Ascend", "GPU", "CPU"))
     device_id: int | None = _run(None, "index of the device; none: DEVICE_ID of the environment, else 0", ge=0)
-    distribute: bool = _run(False, "data parallel over the ranks that the launcher started",
+    distribute: bool = _run(False, "data parallel over the ranks that a launcher started; unless given, on where one did",
                             aliases=("run_distribute", "use_parallel", "is_distributed"), tasks=DATA_TASKS)
     parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",),
                               tasks=TRAINING_TASKS)

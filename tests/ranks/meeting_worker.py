@@ -24,7 +24,8 @@ def main() -> None:
     file = Path(os.environ["FOLDER"]) / f"rank_{runtime.rank}"
     while True:
         total = runtime.sum(np.array([runtime.rank + 1.0]))
-        file.write_text(f"{total[0]:g} {runtime.world_size} {os.getpid()} {'RANK_TABLE_FILE' in os.environ}")
+        file.write_text(f"{total[0]:g} {runtime.world_size} {os.getpid()} {'RANK_TABLE_FILE' in os.environ} "
+                        f"{os.environ['HCCL_CONNECT_TIMEOUT']}")
         if not os.environ.get("STAY"):
             break
         time.sleep(0.2)

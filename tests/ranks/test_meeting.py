@@ -52,10 +52,10 @@ class Meeting:
                    RANK_ID=str(rank), ASCEND_DEVICE_ID=str(rank), **more)
 
     def ranks(self, count: int) -> list[list[str]]:
-        """Wait for what so many ranks have written: sum, number of processes, process, whether they see a table."""
+        """Wait for what so many ranks have written: sum, number of processes, process, whether they see a table, patience."""
         end = time.monotonic() + 240
         files = [self.folder / f"rank_{rank}" for rank in range(count)]
-        while not all(file.exists() and len(file.read_text().split()) == 4 for file in files):
+        while not all(file.exists() and len(file.read_text().split()) == 5 for file in files):
             assert time.monotonic() < end, self.logs()
             time.sleep(0.1)
         return [file.read_text().split() for file in files]
@@ -161,7 +161,7 @@ def test_a_port_in_use_ends_the_job_with_a_sentence(jobs):
 
 def test_processes_of_a_platform_join_by_the_cluster_and_leave_the_table(jobs):
     job = jobs["platform"]
-    assert [found[:2] + found[3:] for found in job.found] == [["3", "2", "False"]] * 2
+    assert [found[:2] + found[3:] for found in job.found] == [["3", "2", "False", "600"]] * 2
     assert [code for code, _, _ in job.said] == [0, 0], job.said
     assert not job.schedulers()
 

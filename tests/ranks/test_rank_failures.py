@@ -29,7 +29,7 @@ class Job:
         self.folder, self.with_msrun = folder / name, with_msrun
         self.run = self.folder / "run"
         self.folder.mkdir()
-        write_yaml(self.folder / "gmlp.yaml", mode="pynative", depth=1, epochs=200, distribute=True, **changes)
+        write_yaml(self.folder / "gmlp.yaml", mode="pynative", depth=1, epochs=200, **changes)
         words = ["--config_path", "gmlp.yaml"] if with_msrun else ["gmlp", "gmlp.yaml"]
         start = ([*launcher(2, self.folder / "logs", port), ROOT / "gmlp" / "train.py"] if with_msrun
                  else ["bash", ROOT / "scripts" / CPU])
