@@ -4,6 +4,8 @@ import io
 import numpy as np
 from PIL import Image
 
+ORIENTATION = 0x0112  # the tag that says how the camera was held
+
 
 def photograph(width=240, height=180, seed=0):
     """An image with structure at all sizes, as photographs have: noise whose amplitude falls with its frequency."""
@@ -19,3 +21,9 @@ def jpeg(image, **more):
     out = io.BytesIO()
     image.save(out, "JPEG", quality=92, **more)
     return out.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags

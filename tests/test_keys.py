@@ -72,6 +72,7 @@ PROVED = {  # test -> the keys that it would miss
     "mae/test_mae_workflow.py::test_the_list_of_images_selects_them": "img_ids",
     "dataset/test_sources.py::test_classes_are_the_sorted_folder_names": "data_dir dataset",
     "dataset/test_sources.py::test_evaluation_alone_takes_the_named_folder": "eval_dir",
+    "dataset/test_sources.py::test_a_share_of_every_class_is_set_aside_where_there_is_no_val": "val_share",
     "dataset/test_sources.py::test_download_fetches_cifar_and_is_not_repeated": "download",
     "dataset/test_batches.py::test_skipped_images_are_replaced_by_the_next_good_one_and_counted": "on_error",
     "dataset/test_batches.py::test_without_shuffling_the_order_is_that_of_the_data_but_the_augmentation_changes":
@@ -111,6 +112,9 @@ PROVED = {  # test -> the keys that it would miss
     "test_optimizer.py::test_without_the_filter_everything_is_decayed": "filter_bias_and_bn",
     "test_optimizer.py::test_the_old_zoos_filter_goes_by_parts_of_names_and_comes_first": "no_weight_decay_filter",
     "test_optimizer.py::test_layer_decay_scales_the_rate_by_the_layers_distance_from_the_head": "layer_decay",
+    "test_optimizer.py::test_only_the_head_learns_in_the_frozen_epochs_where_there_are_weights": "freeze_epochs",
+    "pictures/test_visualize.py::test_a_masked_autoencoder_shows_its_attention_and_a_classifier_reconstructs_nothing":
+        "view",
     "pictures/test_sheets.py::test_an_evaluation_with_a_report_gives_the_same_numbers": "report",
     "pictures/test_sheets.py::test_predictions_are_written_in_every_form": "image json csv sheet",
     "soft/test_soft_workflow.py::test_attention_is_drawn_for_the_chosen_places": "positions out",

@@ -1,9 +1,9 @@
 """python -m common.dataset check: what is wrong with a folder of images, before a training finds out."""
 import pytest
+from photographs import exif, jpeg, photograph
 from PIL import Image
 
 from common.dataset.__main__ import main
-from test_fast_decode import exif, jpeg, photograph
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import io
 
 import numpy as np
 import pytest
-from photographs import jpeg, photograph
+from photographs import exif, jpeg, photograph
 from PIL import Image
 
 from common.augment.pipeline import train_transform
@@ -14,8 +14,6 @@ from common.dataset.images import Reading, load_image
 from common.dataset.jpeg import Jpeg, open_picture
 from common.dataset.sources import open_samples
 from common.errors import UserError
-
-ORIENTATION = 0x0112
 
 
 def pil(data):
@@ -43,12 +41,6 @@ def test_what_is_no_ordinary_jpeg_is_read_by_pil(make):
     picture = open_picture(data, "x")
     assert isinstance(picture, Image.Image)
     assert picture == load_image(io.BytesIO(data), name="x")
-
-
-def exif(orientation):
-    tags = Image.Exif()
-    tags[ORIENTATION] = orientation
-    return tags
 
 
 def encoded(image, form):

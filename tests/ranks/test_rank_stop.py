@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_ranks import launcher, logs, stop, with_own_python
+from entry import ROOT
+from rank_jobs import launcher, logs, stop, with_own_python
 
 from common.checkpoint.file import load_checkpoint
-from entry import ROOT
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
