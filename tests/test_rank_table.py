@@ -290,7 +290,7 @@ def test_the_cost_of_an_epoch_follows_the_reported_step_and_the_ring(capsys):
 
 def test_the_readme_shows_the_cost_of_an_epoch_as_the_command_does(capsys):
     assert run(main, ["plan", "--cards", "64", "--epoch"]) == 0
-    assert capsys.readouterr().out in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ring_costs_nothing_alone_and_its_latency_grows_with_the_devices():
