@@ -37,7 +37,7 @@ def restore(run: Run, step: TrainStep) -> tuple[int, int]:
         The number of epochs that are done, and of optimizer steps that are done of the next one.
     """
     config, state, logger = run.config, run.state, run.log.logger
-    found = _find(run)
+    found = find_checkpoint(run)
     epoch = done = 0
     if found is not None:
         path, tensors, meta, problems = found
@@ -71,7 +71,7 @@ def restore(run: Run, step: TrainStep) -> tuple[int, int]:
     return epoch, done
 
 
-def _find(run: Run) -> Found | None:
+def find_checkpoint(run: Run) -> Found | None:
     """Read the checkpoint to continue from, the same on all ranks: they have to see the same folder.
 
     Raises:

@@ -78,7 +78,7 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
         if "batch 3/44" in line:
             break
     os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     saved, = folder.glob("gmlp_Ti-1_*.ckpt")
     step = int(saved.stem.rpartition("_")[2])

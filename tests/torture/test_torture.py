@@ -124,6 +124,29 @@ def test_a_full_disk_at_any_moment_is_one_sentence_and_nothing_is_lost(unbroken,
     tell(capsys, "full disk at every file operation", disk_full(tmp_path, range(len(unbroken[1])), unbroken[0]))
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 60 kB, and a function that makes it larger."""
+    def mount(options: str) -> int:
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", tmp_path], capture_output=True).returncode
+
+    if shutil.which("mount") is None or mount("size=60k"):
+        pytest.skip("no file system can be mounted here (that needs root)")
+    yield tmp_path, lambda: mount("remount,size=64m")
+    os.chdir("/")
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.torture
+def test_a_disk_that_is_really_full_is_one_sentence_and_nothing_is_lost(unbroken, small_disk, capsys):
+    folder, enlarge = small_disk
+    with pytest.raises(UserError, match="cannot be written .*No space left"):
+        train_in(folder / "run")
+    assert enlarge() == 0
+    train_in(folder / "run")
+    tell(capsys, "a disk of 60 kB", [("once", differences(folder / "run", unbroken[0]))])
+
+
 class Left(Exception):
     """The process would have ended here."""
 
