@@ -128,7 +128,9 @@ def _decay_epochs(config: Config) -> float:
     """The length of the decay: what is left of the training where the configuration does not say."""
     before = config.warmup_epochs if config.warmup_prefix else 0
     left = config.epochs - before - config.cooldown_epochs
-    if config.warmup_epochs > config.epochs or left < 0:
+    if config.open_profiler:
+        left = max(left, 0.0)  # a few steps at the beginning of the recipe's schedule
+    elif config.warmup_epochs > config.epochs or left < 0:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} and cooldown_epochs: {config.cooldown_epochs} do not "
                         f"fit into epochs: {config.epochs}; their sum may not be larger.")
     return left if config.decay_epochs is None else config.decay_epochs

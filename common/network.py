@@ -8,9 +8,13 @@ from mindspore import nn
 from common.checkpoint.file import load_checkpoint
 from common.checkpoint.weights import LoadReport, load_into, network_tensors
 from common.config.load import network_arguments
-from common.config.options import Config
+from common.config.options import TRAINING_TASKS, Config
+from common.context.tuning import is_first_generation
 from common.errors import UserError
+from common.layers.fused_attention import DEVICE as FUSED_ON
+from common.layers.fused_attention import fuse_attention
 from common.layers.precision import apply_precision
+from common.layers.recompute import recompute_blocks
 from common.layers.sync_batch_norm import synchronise
 from common.logger import get_logger
 from common.spec import ModelSpec
@@ -48,9 +52,20 @@ def build_network(config: Config, spec: ModelSpec, world_size: int = 1) -> nn.Ce
     _check_sizes(config, network)
     if config.sync_bn and world_size > 1:
         synchronise(network, world_size)
-    if config.amp_level != "O0" and ms.get_current_device()[0] == "CPU":
+    device = ms.get_current_device()[0]
+    if config.amp_level == "bf16" and device != "Ascend":
+        raise UserError("amp_level: bf16 is for Ascend (910B and newer); MindSpore's operators for "
+                        f"{device} know no bfloat16. Give O0 to O3.")
+    if config.amp_level != "O0" and device == "CPU":
         get_logger().warning(f"amp_level: {config.amp_level} on a CPU only shows that it works: float16 is slower "
                              "there than O0.")
+    if spec.float32_products and is_first_generation():
+        get_logger().warning(f"{spec.float32_products}; this Ascend 910 of the first generation multiplies in float16. "
+                             "Nobody has measured what that does to the result.")
+    if config.recompute and config.task in TRAINING_TASKS:
+        recompute_blocks(network)
+    if getattr(config, "fused_attention", False) and device == FUSED_ON and config.amp_level != "O0":
+        fuse_attention(network)
     return apply_precision(network, config.amp_level)
 
 

@@ -9,7 +9,7 @@ model's network and ``common.loss`` give the loss; after it ``common.optimizer.r
 step's own tensors a checkpoint holds says ``common.run``.
 """
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Callable, Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -77,7 +77,8 @@ class ReconstructionLoss(nn.Cell):
 class TrainStep(nn.Cell):
     """Consumes one micro-batch, and updates the weights after every ``accumulation_steps`` of them.
 
-    A gradient that is not finite never reaches the weights: the update and the moving average are skipped.
+    A gradient that is not finite never reaches the weights: the update and the moving average are skipped. Where
+    float16 saturates instead of becoming infinite, only the device itself knows: ``all_finite``.
 
     Args:
         network_with_loss: cell from the data set's columns to a scalar loss, for example ``ClassifierLoss``.
@@ -91,6 +92,10 @@ class TrainStep(nn.Cell):
         ema_decay: decay of the moving average of all network parameters; ``None``: no average.
         world_size: number of processes whose gradients are reduced.
         mean_over_ranks: average them; otherwise add them up.
+        allreduce_buckets: groups of gradients, of about the same size, that are reduced at once each; from two on, one
+            is reduced while the backward pass still computes the next.
+        all_finite: gradients -> whether the device has cut off no value since the last call, which it then forgets;
+            ``mindspore.amp.all_finite`` on Ascend. ``None``: a finite norm is enough.
 
     Inputs: the columns of the data set.   Output: the unscaled loss of this micro-batch, a scalar.
     """
@@ -98,7 +103,8 @@ class TrainStep(nn.Cell):
     def __init__(self, network_with_loss: nn.Cell, network: nn.Cell, optimizer: nn.Optimizer, *,
                  accumulation_steps: int = 1, loss_scale: float = 1.0, dynamic_loss_scale: bool = False,
                  scale_window: int = 2000, clip_norm: float | None = None, ema_decay: float | None = None,
-                 world_size: int = 1, mean_over_ranks: bool = True):
+                 world_size: int = 1, mean_over_ranks: bool = True, allreduce_buckets: int = 1,
+                 all_finite: Callable | None = None):
         super().__init__(auto_prefix=False)
         self.network_with_loss = network_with_loss
         self.network = network
@@ -112,8 +118,11 @@ class TrainStep(nn.Cell):
         self.map = ops.HyperMap()
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
         self.reducer = None
+        self.all_finite = all_finite
         if world_size > 1:
+            share_into_buckets(self.weights, allreduce_buckets)
             self.reducer = nn.DistributedGradReducer(self.weights, mean=mean_over_ranks, degree=world_size)
+            self.sum_over_ranks = ops.AllReduce()
 
         self.loss_scale = Parameter(Tensor(loss_scale, ms.float32), name="train.loss_scale", requires_grad=False)
         self.good_updates = _counter("good_updates")    # since the scale last changed
@@ -123,6 +132,9 @@ class TrainStep(nn.Cell):
         self.bad_step = Parameter(Tensor(-1, ms.int32), name="train.bad_step", requires_grad=False)
         self.loss_sum = Parameter(Tensor(0.0, ms.float32), name="train.loss_sum", requires_grad=False)
         self.grad_norm = Parameter(Tensor(0.0, ms.float32), name="train.grad_norm", requires_grad=False)
+
+        # micro-batches of this update in which the device has cut off values
+        self.saturated = Parameter(Tensor(0.0, ms.float32), name="sum.saturated", requires_grad=False)
 
         self.sums = self.weights.clone(prefix="sum", init="zeros") if accumulation_steps > 1 else None
         self.random_states = ParameterTuple(random_states(network)) if random_states(network) else None
@@ -141,7 +153,11 @@ class TrainStep(nn.Cell):
         return self.network_with_loss(*inputs) * self.loss_scale
 
     def construct(self, *inputs):
+        if self.all_finite is not None:  # what came before, such as an evaluation, does not count
+            inputs = (ops.depend(inputs[0], self.all_finite((self.loss_scale,))),) + inputs[1:]
         scaled, gradients = self.value_and_grad(*inputs)
+        if self.all_finite is not None:
+            ops.assign_add(self.saturated, 1.0 - self.all_finite(gradients).astype(ms.float32))
         loss = scaled / self.loss_scale
         ops.assign_add(self.micro_steps, 1)
         ops.assign_add(self.loss_sum, loss)
@@ -168,6 +184,12 @@ class TrainStep(nn.Cell):
         norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) * factor
         ops.assign(self.grad_norm, norm)
         finite = ops.isfinite(norm)
+        if self.all_finite is not None:
+            saturated = self.saturated + 0.0
+            if self.reducer is not None:
+                saturated = self.sum_over_ranks(saturated)
+            finite = ops.logical_and(finite, saturated == 0.0)
+            ops.assign(self.saturated, 0.0)
         if self.clip_norm is not None:
             factor = factor * ops.minimum(self.clip_norm / (norm + 1e-6), 1.0)
         if finite:
@@ -213,3 +235,15 @@ class TrainStep(nn.Cell):
 
 def _counter(name: str) -> Parameter:
     return Parameter(Tensor(0, ms.int32), name=f"train.{name}", requires_grad=False)
+
+
+def share_into_buckets(parameters: Sequence[Parameter], count: int) -> None:
+    """Number the gradients' all-reduces: those of one number are reduced together (``Parameter.comm_fusion``).
+
+    The first bucket holds the last parameters, whose gradients the backward pass computes first.
+    """
+    total = sum(parameter.size for parameter in parameters)
+    done = 0
+    for parameter in reversed(parameters):
+        parameter.comm_fusion = min(count, done * count // total + 1)
+        done += parameter.size

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 from trajectories import repeat
 
 from common.callback.epoch import SharedStatistics, StopOnBadLoss
@@ -29,15 +29,17 @@ from common.errors import UserError
 from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
 from common.network import build_network
+from common.optimizer.rules import SGD
 from common.run import statistics_of
 from common.tasks import evaluate as evaluate_task, train as train_task
 from common.tasks.train import build_step
-from common.train_step import TrainStep
+from common.train_step import ClassifierLoss, TrainStep
 from convmlp.src.spec import SPEC as CONVMLP
 from gmlp.src.spec import SPEC as GMLP
 from hlg.src.spec import SPEC as HLG
 from mae.src.spec import SPEC as MAE
 from mae.src.vit import ProbeNorm
+from small_networks import FloatStatus, Saturating
 from soft.src.spec import SPEC as SOFT
 
 GLOBAL_BATCH = 12  # divisible by 1, 2 and 3 ranks
@@ -167,6 +169,19 @@ def steps(found: Findings, folder: Path) -> None:
     train_task.TrainStep = TrainStep
     step = train("plain", config, GMLP, found)
     feed_nan(step, config, found)
+    saturate(found)
+
+
+def saturate(found: Findings) -> None:
+    """Let the last rank cut off a value, which only it knows of."""
+    runtime, status = found.runtime, FloatStatus()
+    network = Saturating(12, 4, status)
+    step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
+                     SGD(network.trainable_params(), 0.5, momentum=0.0), dynamic_loss_scale=True, loss_scale=1024.0,
+                     world_size=runtime.world_size, all_finite=status)
+    images = np.full((2, 3, 2, 2), 1e4 if runtime.rank == runtime.world_size - 1 else 1.0, np.float32)
+    step(Tensor(images), Tensor(np.zeros(2, np.int32)))
+    found.values["saturated"] = [int(step.skipped.asnumpy()), float(step.loss_scale.asnumpy())]
 
 
 def feed_nan(step: TrainStep, config, found: Findings) -> None:

@@ -1,13 +1,16 @@
 """Which device a process takes, whether it is one of several, and whether these can meet."""
 import socket
+import subprocess
+import sys
 
 import pytest
 from mindspore import device_context
 
 from common.config.load import from_mapping
-from common.context import cluster
+from common.context import cluster, tuning
 from common.context.cluster import scheduler_ready
 from common.context.device import device_number, joins_others, start
+from common.context.tuning import is_first_generation, tune
 from common.errors import UserError
 
 RANK = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
@@ -57,6 +60,62 @@ def test_a_library_without_a_card_is_no_device(monkeypatch):
     assert start(from_mapping({"device_target": "auto"}, "test")).device == "CPU"
     with pytest.raises(UserError, match="Ascend is not available here"):
         start(from_mapping({"device_target": "Ascend"}, "test"))
+
+
+@pytest.mark.parametrize("level", ["O1", "O0"])
+def test_the_jit_level_is_set_in_so_many_words(level):
+    import mindspore as ms
+
+    start(from_mapping({"device_target": "CPU", "jit_level": level}, "test"))
+    assert ms.get_context("jit_config")["jit_level"] == level
+
+
+@pytest.mark.parametrize("device, names", [("Ascend", ("conv_allow_hf32", "matmul_allow_hf32")),
+                                           ("GPU", ("conv_allow_tf32", "matmul_allow_tf32"))])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_float32_is_float32_unless_allowed_otherwise(device, names, allowed, monkeypatch):
+    import mindspore as ms
+
+    said = {}
+    for name in names:
+        precision = getattr(ms.device_context, device.lower()).op_precision
+        monkeypatch.setattr(precision, name, lambda value, name=name: said.update({name: value}))
+    tune(from_mapping({"allow_hf32": allowed}, "test"), device)
+    assert said == dict.fromkeys(names, allowed)
+
+
+def test_determinism_and_the_limit_of_memory_reach_the_framework(monkeypatch):
+    import mindspore as ms
+
+    said = []
+    tuning._make_deterministic.cache_clear(), tuning._limit_memory.cache_clear()
+    monkeypatch.setattr(ms, "set_deterministic", said.append)
+    monkeypatch.setattr(ms.runtime, "set_memory", lambda **sizes: said.append(sizes))
+    tune(from_mapping({}, "test"), "CPU")
+    assert said == []
+    tune(from_mapping({"deterministic": True, "max_device_memory": 1.5}, "test"), "CPU")
+    assert said == [True, {"init_size": "1.5GB", "increase_size": "1.5GB", "max_size": "1.5GB"}]
+
+
+def test_the_framework_takes_the_limit_of_memory_as_it_is_written():
+    code = ("from common.config.load import from_mapping; from common.context.device import start;"
+            "keys = {'deterministic': True, 'device_target': 'CPU'};"
+            "start(from_mapping(keys | {'max_device_memory': 1.5}, 'test'));"
+            "start(from_mapping(keys | {'max_device_memory': 1.5}, 'test'));"
+            "print('twice'); start(from_mapping(keys | {'max_device_memory': 2}, 'test'))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "twice\n", done.stderr
+    assert "max_device_memory cannot be set: The 'set_memory' can not be set repeatedly" in done.stderr
+
+
+@pytest.mark.parametrize("name, first", [("Ascend910A", True), ("Ascend910ProB", True), ("Ascend910B", True),
+                                         ("Ascend910B2", False), ("Ascend910_9391", False), ("Ascend310P3", False)])
+def test_the_first_generation_is_known_by_its_name(name, first, monkeypatch):
+    import mindspore as ms
+
+    monkeypatch.setattr(ms, "get_current_device", lambda: ("Ascend", 3))
+    monkeypatch.setattr(ms.hal, "get_device_name", {3: name}.get)
+    assert is_first_generation() is first
 
 
 def test_a_scheduler_whose_port_is_taken_says_so():

@@ -237,7 +237,7 @@ def test_public_names_of_the_library_say_what_they_are():
 
 def test_tests_follow_the_rooms_and_have_names_of_their_own():
     rooms = {subject(str(path.relative_to(ROOT))) for path in sources("common")}
-    rooms |= {*MODELS, "scripts", "ranks", "torture"}
+    rooms |= {*MODELS, "scripts", "ranks", "torture", "devices"}
     assert {path.parent.name for path in TESTS if path.parent != ROOT / "tests"} - rooms == set()
     names = [path.stem for path in TESTS]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []

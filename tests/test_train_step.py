@@ -3,10 +3,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from small_networks import Linear, WithStatistics
+from small_networks import FloatStatus, Linear, Saturating, WithStatistics
 
+from common.config.load import from_mapping
 from common.optimizer.rules import SGD
-from common.train_step import ClassifierLoss, TrainStep
+from common.tasks.train import overflow_check
+from common.train_step import ClassifierLoss, TrainStep, share_into_buckets
 
 FEATURES, CLASSES, LR = 12, 4, 0.5
 
@@ -181,3 +183,57 @@ def test_a_loss_that_is_no_number_is_noted_with_its_step_and_kept_from_the_weigh
     np.testing.assert_array_equal(parameters(step)[0], weights)
     assert int(step.bad_step.asnumpy()) == 2  # the first of them
     assert int(step.skipped_in_row.asnumpy()) == 2
+
+
+# overflow that leaves every gradient finite
+
+def saturating_step(**options):
+    status = FloatStatus()
+    return make_step(Saturating(FEATURES, CLASSES, status), all_finite=status, **options), status
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_cut_off_value_drops_the_update_and_halves_the_scale(count, mode):
+    step, _ = saturating_step(dynamic_loss_scale=True, loss_scale=1024.0, ema_decay=0.9, accumulation_steps=count)
+    before = parameters(step)
+    feed(step, *batch(scale=1e4))
+    for seed in range(1, count):
+        feed(step, *batch(seed=seed))
+    assert np.isfinite(float(step.grad_norm.asnumpy()))  # which is why the norm cannot tell
+    np.testing.assert_array_equal(parameters(step)[0], before[0])
+    assert (int(step.skipped.asnumpy()), float(step.loss_scale.asnumpy())) == (1, 512.0)
+    for seed in range(count):  # and the next one goes on
+        feed(step, *batch(seed=seed))
+    assert (int(step.skipped.asnumpy()), float(step.loss_scale.asnumpy())) == (1, 512.0)
+    assert norm(parameters(step)[0] - before[0]) > 0
+
+
+def test_what_an_evaluation_has_cut_off_does_not_count(mode):
+    step, status = saturating_step(dynamic_loss_scale=True, loss_scale=1024.0)
+    status.cut_off.set_data(Tensor(1.0, ms.float32))
+    feed(step, *batch())
+    assert (int(step.skipped.asnumpy()), float(step.loss_scale.asnumpy())) == (0, 1024.0)
+
+
+def test_without_the_devices_word_a_cut_off_value_reaches_the_weights():
+    """As in the old zoo with a fixed loss scale."""
+    step = make_step(Saturating(FEATURES, CLASSES, FloatStatus()), loss_scale=1024.0)
+    before = parameters(step)
+    feed(step, *batch(scale=1e4))
+    assert int(step.skipped.asnumpy()) == 0 and norm(parameters(step)[0] - before[0]) > 0
+
+
+@pytest.mark.parametrize("device, keys, asked", [
+    ("Ascend", {"drop_overflow_update": True}, True), ("Ascend", {"dynamic_loss_scale": True}, True),
+    ("Ascend", {}, False), ("Ascend", {"drop_overflow_update": True, "amp_level": "bf16"}, False),
+    ("GPU", {"drop_overflow_update": True}, False), ("CPU", {"dynamic_loss_scale": True}, False)])
+def test_the_device_is_asked_where_it_saturates_and_updates_may_be_left_out(device, keys, asked):
+    check = overflow_check(from_mapping({"amp_level": "O3"} | keys, "test"), device)
+    assert check is (ms.amp.all_finite if asked else None)
+
+
+def test_parameters_are_shared_into_buckets_of_like_size_from_the_last_to_the_first():
+    sizes = [1, 2, 1, 4, 1, 1, 2]
+    shared = [ms.Parameter(Tensor(np.zeros(size, np.float32)), name=f"p{place}") for place, size in enumerate(sizes)]
+    share_into_buckets(shared, 3)
+    assert [p.comm_fusion for p in shared] == [3, 3, 3, 2, 1, 1, 1]

@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 from typing import Any, Iterable
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter
 from mindspore.train import Callback
@@ -103,6 +104,7 @@ def gather_ranks(parameters: Iterable[Parameter], runtime: Runtime) -> dict[str,
 
 
 def sinks(run_context: Any) -> bool:
-    """Whether the framework calls for several batches at once."""
+    """Whether the framework calls once for all batches of an epoch; in PyNative mode it calls for each also then."""
     arguments = run_context.original_args()
-    return arguments.dataset_sink_mode and arguments.device_target != "CPU"
+    return (arguments.dataset_sink_mode and arguments.device_target != "CPU"
+            and ms.get_context("mode") == ms.GRAPH_MODE)

@@ -127,15 +127,27 @@ class Config:
     sync_bn: bool = _run(False, "BatchNorm normalises by the batches of all ranks together; false: each rank by its "
                          "own, and running statistics are averaged over the ranks at the end of every epoch",
                          aliases=("use_sync_bn",), tasks=TRAINING_TASKS)
+    allreduce_buckets: int = _run(2, "groups in which the gradients of several ranks are reduced; from two on, this "
+                                  "goes on while the rest of the backward pass is computed", ge=1, tasks=TRAINING_TASKS)
     seed: int = _run(42, "seed of all randomness: initial weights, order of the data, augmentation, drop path", ge=0)
     max_call_depth: int = _run(10000, "depth limit of nested calls while a graph is compiled", ge=1)
     save_graphs: bool = _run(False, "write the compiler's intermediate graphs to ckpt_save_dir/graphs, for debugging")
     dataset_sink_mode: bool = _run(False, "send batches to the device ahead of the computation (Ascend, GPU)",
                                    aliases=("sink_mode",), tasks=TRAINING_TASKS)
-    sink_size: int = _run(0, "steps per sink; 0 or -1: one epoch", aliases=("per_step_size",), ge=-1,
-                          tasks=TRAINING_TASKS)
-    amp_level: str = _run("O0", "precision: O0 float32, O1 mixed by operator, O2 float16 but for norms, O3 float16",
-                          choices=("O0", "O1", "O2", "O3"))
+    sink_size: int = _run(0, "batches of an epoch, the next one goes on in the data where it ended; 0 or -1: once "
+                          "through the data", aliases=("per_step_size",), ge=-1, tasks=TRAINING_TASKS)
+    amp_level: str = _run("O0", "precision: O0 float32, O1 mixed by operator, O2 float16 but for norms, O3 float16, "
+                          "bf16 bfloat16 but for norms (Ascend 910B and newer; needs no loss scale)",
+                          choices={"O0": (), "O1": (), "O2": (), "O3": (), "bf16": ("bfloat16",)})
+    allow_tf32: bool = _run(False, "Ascend, GPU: convolutions and products of float32 may round their inputs to 10 "
+                            "binary digits, which is faster; false: float32 is float32", aliases=("allow_hf32",))
+    jit_level: str = _run("O0", "how graphs are compiled: O0 operator by operator, O1 with fused operators, O2 as a "
+                          "whole (Ascend's graph engine, which MindSpore gives up)", choices=("O0", "O1", "O2"))
+    deterministic: bool = _run(False, "the same sums in every run on a device, at the cost of speed")
+    max_device_memory: float | None = _run(None, "most memory of a device that is used, in GB, to share it; none: all",
+                                           gt=0)
+    recompute: bool = _run(False, "compute blocks a second time in the backward pass instead of keeping what they "
+                           "computed: far less memory, about a third more time", tasks=TRAINING_TASKS)
     open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1", tasks=TRAINING_TASKS)
     log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1, tasks=TRAINING_TASKS)
     num_threads: int = _run(0, "CPU threads of the framework; 0: the framework decides", ge=0)
@@ -341,8 +353,8 @@ class Config:
     load_path: str = _cloud("", "local folder of checkpoint_url (/cache/pretrain for a remote one)", path=True)
 
     # export
-    file_format: str = _export("MINDIR", "format of the exported file", choices=("MINDIR", "AIR", "ONNX"),
-                               tasks=("export",))
+    file_format: str = _export("MINDIR", "format of the exported file; AIR, on Ascend only, is deprecated in MindSpore "
+                               "2: prefer MINDIR", choices=("MINDIR", "AIR", "ONNX"), tasks=("export",))
     file_name: str = _export("", "exported file, the ending may be left out; empty: the name of the variant, "
                              "beside export.py", path=True, tasks=("export",))
     part: str = _export("classifier", "what is exported", choices=("classifier",), tasks=("export",))

@@ -63,6 +63,8 @@ def _overlaps(config: Config) -> bool:
 
 def _check_schedule(config: Config) -> None:
     """A training that is shorter than its schedule would end in the middle of it, with a high learning rate."""
+    if config.open_profiler:
+        return  # a few steps to be looked at, with the recipe's own warm-up: no training comes of them
     if config.warmup_epochs > config.epochs:
         raise UserError(f"warmup_epochs: {config.warmup_epochs} is more than epochs: {config.epochs}; the warm-up must "
                         "end within the training.")

@@ -4,6 +4,7 @@ from typing import Any, Mapping
 
 from common.context.cluster import TIMEOUT, launched_size, scheduler_ready
 from common.context.ranks import Runtime
+from common.context.tuning import tune
 from common.errors import UserError
 
 DEVICES = ("Ascend", "GPU", "CPU")
@@ -45,6 +46,7 @@ def start(config: Any) -> Runtime:
         ms.set_recursion_limit(config.max_call_depth)
     if config.num_threads and device == "CPU":
         ms.device_context.cpu.op_tuning.threads_num(config.num_threads)
+    tune(config, device)
     if config.save_graphs:
         os.environ["MS_DEV_SAVE_GRAPHS"] = "1"
         os.environ["MS_DEV_SAVE_GRAPHS_PATH"] = os.path.join(config.ckpt_save_dir, "graphs")

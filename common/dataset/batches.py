@@ -25,7 +25,7 @@ from common.augment.mixup import Mixer, smooth_one_hot
 from common.augment.pipeline import eval_transform, train_transform
 from common.config.options import Config
 from common.context.cores import own_cores
-from common.dataset.samples import Samples, count_steps
+from common.dataset.samples import Samples, count_steps, steps_of_epoch
 from common.errors import UserError
 from common.loss import kind_of
 
@@ -63,7 +63,7 @@ def mixer(config: Config) -> Mixer:
 
 
 class TrainBatches:
-    """The batches of one rank, by number: batch k is number k % len of epoch k // len.
+    """The batches of one rank, by number: batch k is number k % length of pass k // length through the images.
 
     Rank r takes rows r*B..(r+1)*B of every global batch, which so is the same for any number of ranks. For the
     Jensen-Shannon loss a batch has 3 * B rows: the images without colour changes, then two augmented copies of them.
@@ -87,6 +87,7 @@ class TrainBatches:
         self.config, self.samples, self.rank, self.noise_length = config, samples, rank, noise_length
         self.global_batch = config.batch_size * world_size
         self.length = count_steps(config, len(samples), world_size) * config.accumulation_steps
+        self.epoch_length = steps_of_epoch(config, len(samples), world_size) * config.accumulation_steps
         self.transforms = [train_transform(config)]
         copies = kind_of(config).copies
         if copies > 1 and not noise_length:
@@ -243,7 +244,7 @@ def train_batches(config: Config, samples: Samples, *, rank: int, world_size: in
     source = TrainBatches(config, samples, rank, world_size, noise_length)
     workers = _workers("num_workers", config.num_workers, samples, config.image_size)
     columns = ["image", "noise" if noise_length else "label"]
-    numbers = _Numbers(len(source) - start_batch, start_epoch * len(source) + start_batch)
+    numbers = _Numbers(source.epoch_length - start_batch, start_epoch * source.epoch_length + start_batch)
     return _pipeline(source, columns, config, numbers, workers)
 
 

@@ -206,6 +206,25 @@ def fit_batch(config: Config, n: int, world_size: int) -> Config:
     return fitted
 
 
+def steps_of_epoch(config: Config, n: int, world_size: int) -> int:
+    """Return the optimizer steps of one epoch of a training: once through ``n`` images, or what ``sink_size`` says.
+
+    As in MindSpore ``sink_size`` counts batches and makes an epoch of them: E epochs are E x sink_size batches, through
+    the data as often as that takes. Here also where nothing is sent ahead (a CPU, ``dataset_sink_mode: false``), so
+    that the old zoo's "epochs 1, sink_size 5" for a profile is five batches everywhere.
+
+    Raises:
+        UserError: if ``sink_size`` is no whole number of steps; see also ``count_steps``.
+    """
+    steps = count_steps(config, n, world_size)
+    if config.sink_size < 1:
+        return steps
+    if config.sink_size % config.accumulation_steps:
+        raise UserError(f"sink_size: {config.sink_size} batches are not a whole number of steps of accumulation_steps: "
+                        f"{config.accumulation_steps} batches each.")
+    return config.sink_size // config.accumulation_steps
+
+
 def count_steps(config: Config, n: int, world_size: int) -> int:
     """Return the optimizer steps of one epoch over ``n`` images.
 

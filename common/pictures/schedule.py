@@ -4,7 +4,7 @@ from typing import Sequence
 import numpy as np
 
 from common.config.options import Config
-from common.dataset.samples import count_steps, fit_batch
+from common.dataset.samples import fit_batch, steps_of_epoch
 from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.lr import schedule
@@ -29,7 +29,7 @@ def show_schedule(argv: Sequence[str]) -> str:
     if not own.steps_per_epoch:
         images = own.images or _count_images(config)
         config = fit_batch(config, images, own.devices)
-    steps = own.steps_per_epoch or count_steps(config, images, own.devices)
+    steps = own.steps_per_epoch or steps_of_epoch(config, images, own.devices)
     global_batch = config.batch_size * config.accumulation_steps * own.devices
     values = schedule(config, steps, global_batch)
     peak = int(values.argmax())

@@ -24,7 +24,8 @@ FACTORS = ("batch_size", "accumulation_steps", "world_size")
 FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
         "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
         "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "save_checkpoint_steps",
-        "download")
+        "download", "allow_tf32", "jit_level", "deterministic", "max_device_memory", "recompute", "fused_attention",
+        "allreduce_buckets")
 
 
 def restore(run: Run, step: TrainStep) -> tuple[int, int]:

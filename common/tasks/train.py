@@ -19,7 +19,7 @@ import time
 from typing import Callable, Sequence
 
 import numpy as np
-from mindspore import nn
+from mindspore import amp, nn
 from mindspore.dataset import GeneratorDataset
 from mindspore.train import Callback, Model
 
@@ -31,7 +31,7 @@ from common.context.device import start
 from common.context.ranks import Runtime
 from common.dataset.batches import train_batches
 from common.dataset.classes import check_same_classes, save_classes, with_classes
-from common.dataset.samples import count_steps, fit_batch
+from common.dataset.samples import fit_batch, steps_of_epoch
 from common.dataset.sources import open_samples
 from common.loss import build_loss
 from common.lr import schedule
@@ -61,7 +61,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
         check_same_classes(samples, eval_samples)
     config = fit_batch(config, len(samples), runtime.world_size)
     global_batch = config.batch_size * config.accumulation_steps * runtime.world_size
-    steps_per_epoch = count_steps(config, len(samples), runtime.world_size)
+    steps_per_epoch = steps_of_epoch(config, len(samples), runtime.world_size)
     lr = schedule(config, steps_per_epoch, global_batch)
 
     state = TrainingState(config.epochs, steps_per_epoch, global_batch, lr)
@@ -95,7 +95,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
         start_epoch += 1
     if start_epoch < config.epochs:
         Model(step).train(config.epochs, data(start_epoch=start_epoch), around, initial_epoch=start_epoch,
-                          dataset_sink_mode=config.dataset_sink_mode, sink_size=config.sink_size or -1)
+                          dataset_sink_mode=config.dataset_sink_mode)  # what is sunk at once is an epoch
     totals = {"train_time": time.time() - state.started, "host": socket.gethostname(),
               "mean_fps": float(np.mean(state.fps))}
     run.log.emit("finished", **totals)
@@ -133,7 +133,19 @@ def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray
                      dynamic_loss_scale=config.dynamic_loss_scale, scale_window=config.loss_scale_window,
                      clip_norm=config.clip_value if config.clip_grad else None,
                      ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size,
-                     mean_over_ranks=config.gradients_mean)
+                     mean_over_ranks=config.gradients_mean, allreduce_buckets=config.allreduce_buckets,
+                     all_finite=overflow_check(config, runtime.device))
+
+
+def overflow_check(config: Config, device: str) -> Callable | None:
+    """Return what tells of overflow besides a gradient that is not finite; ``None``: nothing has to.
+
+    Ascend's first generation 910, and a 910B with ``MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE``, put the largest
+    float16 in the place of infinity, and note it; the framework's function knows on which it runs. With a fixed loss
+    scale and ``drop_overflow_update: false`` nobody asks, as in the old zoo: such values go into the weights.
+    """
+    skips = config.drop_overflow_update or config.dynamic_loss_scale
+    return amp.all_finite if device == "Ascend" and config.amp_level != "bf16" and skips else None
 
 
 def _count(network: nn.Cell) -> int:

@@ -9,7 +9,7 @@ from typing import Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import nn, ops
 
 from common.errors import UserError
 from common.layers.cells import GELU, LayerNorm
@@ -57,10 +57,10 @@ class ConvTokenizer(nn.Cell):
         half = channels // 2
         self.block = nn.SequentialCell(conv_norm_relu(in_channels, half, 3, stride=2) + conv_norm_relu(half, half, 3)
                                        + conv_norm_relu(half, channels, 3))
-        self.pool = nn.MaxPool2d(3, 2, pad_mode="pad", padding=1)  # on every side, as in Conv
+        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
 
     def construct(self, images):
-        return self.pool(self.block(images))
+        return self.pool(framed(self.block(images)))
 
 
 class ConvStage(nn.Cell):
@@ -230,6 +230,19 @@ class ConvMLP(nn.Cell):
             found = found + (channels_first(x),)
             x = stage.downsample_mlp(x)
         return found
+
+
+def framed(maps):
+    """Put a frame of zeros, one pixel wide, around maps (B, C, H, W): (B, C, H + 2, W + 2).
+
+    In front of a max-pool whose input is never negative, that is the padding of the pool itself, gradients included;
+    but the framework's padded pool is a three-dimensional one, which Ascend computes on its control CPU. Concatenated,
+    because the gradient of ``ops.pad`` in a graph on the CPU is wrong from the second call on (2.10).
+    """
+    row = ops.zeros_like(maps[:, :, :1])
+    maps = ops.concat((row, maps, row), 2)
+    column = ops.zeros_like(maps[:, :, :, :1])
+    return ops.concat((column, maps, column), 3)
 
 
 def channels_last(x):

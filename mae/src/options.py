@@ -10,6 +10,9 @@ _MASKED = {"section": "model", "tasks": ("pretrain", "visualize", "export")}  # 
 class Options(Config):
     """The keys of all models, and MAE's."""
 
+    fused_attention: bool = option(False, "on Ascend in half precision: attention as one operator of the device, which "
+                                   "keeps no matrix of all tokens by all tokens; elsewhere the plain form",
+                                   section="run")
     decoder_embed_dim: int | None = option(None, "width of the decoder; none: 512", **_MASKED,
                                            aliases=("decoder_dim",), ge=1)
     decoder_depth: int | None = option(None, "blocks of the decoder; none: 8", **_MASKED,

@@ -14,6 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from common.errors import UserError
 from common.layers.cells import GELU, Float32Cell, LayerNorm, PatchEmbed
 from common.layers.drop_path import DropPath
+from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
 
 NORM_EPS = 1e-6
@@ -27,6 +28,9 @@ class Attention(nn.Cell):
     Args:
         dim: width of the tokens, D.
         num_heads: heads of D / num_heads channels each.
+
+    Attributes:
+        fused: compute it by the device's one operator for all of it; see ``common.layers.fused_attention``.
 
     Inputs: x, (B, N, D).   Output: (B, N, D).
 
@@ -44,13 +48,18 @@ class Attention(nn.Cell):
         self.softmax = nn.Softmax(-1)
         self.compare = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
+        self.fused = False
 
     def construct(self, x):
         _, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
-        weights = self.softmax(self.compare(query * self.head_dim ** -0.5, key)).astype(value.dtype)
-        return self.proj(self.mix(weights, value).transpose(0, 2, 1, 3).reshape(-1, tokens, dim))
+        if self.fused:
+            mixed = fused_attention(query, key, value)
+        else:
+            weights = self.softmax(self.compare(query * self.head_dim ** -0.5, key)).astype(value.dtype)
+            mixed = self.mix(weights, value)
+        return self.proj(mixed.transpose(0, 2, 1, 3).reshape(-1, tokens, dim))
 
 
 class Mlp(nn.Cell):

@@ -71,4 +71,5 @@ SPEC = ModelSpec(
     default_configs={"train": "config/SOFT_config.yml", "eval": "config/SOFT_eval.yml",
                      "export": "config/SOFT_export.yml"},
     uses_convolutions=True, architecture=architecture, misfit=misfit,
+    float32_products="Newton's iteration for the inverse in SOFT's attention needs float32",
 )

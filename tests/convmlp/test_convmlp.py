@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn
 from entry import ROOT
 from golden import Golden, Module, check_classifier, full_size
 
 from common.config.load import from_file, from_mapping, load_config
 from common.errors import UserError
 from common.lr import schedule
+from convmlp.src.convmlp import framed
 from convmlp.src.spec import SPEC
 from convmlp.src.weights import architecture
 
@@ -57,6 +60,29 @@ def test_tokenizer_reproduces_the_golden_numbers_at_both_scales(mode):
     from convmlp.src.convmlp import ConvTokenizer
 
     Module("convmlp_tokenizer").check(ConvTokenizer(3, 8), SPEC.convert)
+
+
+class Pooled(nn.Cell):
+    """ReLU and a pool."""
+
+    def __init__(self, pool, frame):
+        super().__init__()
+        self.pool, self.frame = pool, frame
+
+    def construct(self, x):
+        x = nn.ReLU()(x)
+        return self.pool(framed(x) if self.frame else x)
+
+
+def test_the_tokenizers_pool_is_one_padded_with_zeros_in_every_call(mode):
+    """The padded pool of the framework is three-dimensional, which is slow on Ascend."""
+    pool = SPEC.build("convmlp_s").tokenizer.pool
+    assert pool.pad_mode == "VALID"
+    gradients = [ms.grad(Pooled(nn.MaxPool2d(3, 2, pad_mode="pad", padding=1), False)), ms.grad(Pooled(pool, True))]
+    for seed, side in ((0, 8), (1, 8), (2, 7)):
+        x = ms.Tensor(np.random.default_rng(seed).standard_normal((2, 3, side, side)).astype(np.float32))
+        expected, found = (gradient(x).asnumpy() for gradient in gradients)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_running_statistics_after_one_step_are_the_references(mode):

@@ -91,10 +91,6 @@ def test_every_network_becomes_a_file_for_any_number_of_images(family, file_form
     if file_format == "ONNX":
         request.getfixturevalue("onnx")
     network, side = build(family)
-    if (family, file_format) == ("convmlp", "MINDIR"):
-        with pytest.raises(UserError, match="batch_size: dynamic: the framework .* choose --file_format ONNX"):
-            export(network, side, file_format=file_format)
-        return
     loaded = load_model(export(network, side, file_format=file_format, verify=False))
     for count in (1, 3, 8):
         expected, = run(network, images(count, side))

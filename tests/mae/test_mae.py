@@ -2,14 +2,18 @@
 import json
 import math
 
+import mindspore as ms
 import numpy as np
 import pytest
 from entry import ROOT
 from golden import Golden, Module, check_classifier, full_size, load_strictly
 from golden_rule import fill, noise
+from mindspore import ops
 
 from common.errors import UserError
+from common.layers.fused_attention import fuse_attention
 from mae.src.spec import SPEC
+from mae.src.vit import Attention
 
 SMALL = {"image_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 4}
 SMALL_DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4}
@@ -651,3 +655,22 @@ def test_log_lines_are_those_of_the_old_zoo():
     pretraining = SPEC.for_task("pretrain").log_style
     assert pretraining.train_epoch.format(**values).splitlines()[0] == "epoch: 3 step: 312, loss is 2.500000"
     assert not pretraining.best
+
+
+def test_the_fused_form_of_attention_is_the_plain_one(monkeypatch, mode):
+    """The device's operator is what its documentation says; only a device that has it can show more."""
+    def operator(query, key, value, head_num, scalar_value, input_layout):
+        assert (input_layout, head_num) == ("BNSD", query.shape[1])
+        return ops.matmul(ops.softmax(ops.matmul(query, key.swapaxes(-1, -2)) * scalar_value, -1), value)
+
+    monkeypatch.setattr(ops, "flash_attention_score", operator)
+    rng = np.random.default_rng(0)
+    cell = Attention(32, 2)
+    for parameter in cell.get_parameters():
+        parameter.set_data(ms.Tensor(rng.standard_normal(parameter.shape).astype(np.float32) * 0.3))
+    x = ms.Tensor(rng.standard_normal((2, 9, 32)).astype(np.float32))
+    plain = cell(x).asnumpy()
+    fused = Attention(32, 2)
+    ms.load_param_into_net(fused, cell.parameters_dict())
+    assert fuse_attention(fused) == 1
+    np.testing.assert_allclose(fused(x).asnumpy(), plain, rtol=1e-5, atol=1e-6)

@@ -163,6 +163,10 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_and_reaches_no_weight(fo
         assert difference(arrays(found, 2, rank, "after nan"), arrays(found, 2, 0, "plain 2")) == 0
 
 
+def test_a_value_that_one_rank_cut_off_drops_the_update_of_all(found):
+    assert [values["saturated"] for _, values in found[2]] == [[1, 512.0]] * 2
+
+
 # BatchNorm
 
 @pytest.mark.parametrize("update", [1, 3])

@@ -1,0 +1,54 @@
+"""Blocks that are computed twice: the same training with less memory."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common.layers.recompute import recompute_blocks
+from devices.networks import FAMILIES, build
+from entry import ROOT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_blocks_that_can_be_computed_twice(family):
+    step, _ = build(f"{family}:train")
+    assert recompute_blocks(step.network) > 0
+
+
+@pytest.mark.parametrize("family", ["gmlp", "hlg_mobile"])
+def test_weights_and_statistics_after_two_steps_are_the_same(family, mode):
+    trained = []
+    for options in ("", ":recompute"):
+        step, inputs = build(f"{family}:train{options}")
+        for _ in range(2):
+            step(*inputs)
+        trained.append({p.name: p.asnumpy() for p in step.network.get_parameters()})
+    for name, value in trained[0].items():
+        np.testing.assert_allclose(trained[1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+PEAK = """
+import os, resource, sys
+import mindspore as ms
+from devices import networks
+networks.BATCH = 64
+larger = networks.VIT | {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 12}
+networks.FAMILIES["vit"] = ("mae", "finetune", "vit_base_patch16", 32, larger)
+step, inputs = networks.build(sys.argv[1])
+for _ in range(2):
+    step(*inputs).asnumpy()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_deep_network_needs_less_memory(tmp_path):
+    program = tmp_path / "peak.py"
+    program.write_text(PEAK)
+    plain, twice = (int(subprocess.run([sys.executable, program, graph], check=True, capture_output=True, text=True,
+                                       cwd=tmp_path, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+                                       ).stdout.split()[-1])
+                    for graph in ("vit:train", "vit:train:recompute"))
+    assert twice < 0.8 * plain, (plain, twice)
