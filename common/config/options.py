@@ -7,12 +7,11 @@ answered at once.
 """
 import dataclasses
 import functools
-import json
 from dataclasses import dataclass
 from typing import Any, Callable, Literal, Mapping, Sequence
 
+from common.config import written
 from common.config.datasets import DATASETS
-from common.errors import UserError
 
 CALLER_VARIABLE = "ZOO_CALLER"  # environment: the folder in which the user started a launch script
 
@@ -68,39 +67,6 @@ def option(default: Any, help: str, *, section: str, aliases: Sequence[str] = ()
 def _section(name: str) -> Callable:
     """Return ``option`` with the section filled in."""
     return lambda default, help, **more: option(default, help, section=name, **more)
-
-
-def _checkpoint(value: Any) -> Any:
-    """Old files switch pre-trained weights on and off in the key that also holds the path."""
-    return _no_switch(value, "true does not say which weights; give the path of a checkpoint, or leave the key out")
-
-
-def _resume(value: Any) -> Any:
-    """Continuing a run in its own folder needs no switch, so ``true`` can only be a misunderstanding."""
-    return _no_switch(value, "give the path of a checkpoint; a run in the same ckpt_save_dir continues by itself")
-
-
-def _no_switch(value: Any, sentence: str) -> Any:
-    if str(value).lower() in ("true", "1"):
-        raise UserError(sentence)
-    return "" if str(value).lower() in ("false", "0") else value
-
-
-def _policy(value: Any) -> Any:
-    """The old zoo writes 0 and 1 where newer files name the policy."""
-    text = str(value).lower()
-    return "" if text in ("0", "false", "none") else "autoaugment" if text in ("1", "true") else value
-
-
-def _comma_separated(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _addresses(value: Any) -> Any:
-    """A platform on whose page nothing was chosen gives an empty list; YAML may hold a list as such."""
-    if isinstance(value, (list, dict)):
-        value = json.dumps(value)
-    return "" if isinstance(value, str) and value.replace(" ", "") in ("[]", "{}", "''", '""') else value
 
 
 _run, _data, _augment, _model, _loss, _schedule, _optim, _saving, _evaluate, _cloud, _export = map(_section, SECTIONS)
@@ -213,7 +179,7 @@ class Config:
         None, "strength of random brightness, contrast, saturation (and hue), one number or a list; only without "
         "auto_augment", ge=0, tasks=TRAINING_TASKS)
     auto_augment: str = _augment("", "policy such as randaug-m9-mstd0.5-inc1, v0, 3a, ta_wide or augmix; empty: none",
-                                 aliases=("autoaugment",), convert=_policy, tasks=TRAINING_TASKS)
+                                 aliases=("autoaugment",), convert=written.policy, tasks=TRAINING_TASKS)
     crop_pct: float | None = _augment(0.875, "evaluation: side of the centre crop / short side of the resized image; "
                                       "none: the old zoo's rule (image size / 0.875, rounded to 16)", gt=0, le=1)
     re_prob: float = _augment(0.0, "probability of random erasing", aliases=("re_prop",), ge=0, le=1,
@@ -237,7 +203,7 @@ class Config:
     model: str = _model("", "variant of the network", aliases=("backbone", "variant", "model_name"))
     ckpt_path: str = _model("", "checkpoint with the weights to begin with, to evaluate or to export", path=True,
                             aliases=("pretrained", "use_ckpt", "checkpoint_path", "chcekpoint_path", "ckpt_file",
-                                     "ckpt"), convert=_checkpoint)
+                                     "ckpt"), convert=written.no_switch_for_weights)
     drop_path_rate: float | None = _model(None, "probability of dropping a residual branch; none: the variant's own",
                                           aliases=("dropout",), ge=0, lt=1)
     patch_size: int | tuple[int, ...] | None = _model(None, "side of a patch in pixels; none: the variant's own", ge=1)
@@ -306,7 +272,7 @@ class Config:
     weight_decay: float = _optim(0.05, "weight decay per step, times the learning rate", ge=0)
     filter_bias_and_bn: bool = _optim(True, "no weight decay on biases and norm parameters")
     no_weight_decay_filter: str = _optim("", "parts of parameter names without weight decay, separated by commas; "
-                                         "replaces filter_bias_and_bn", convert=_comma_separated)
+                                         "replaces filter_bias_and_bn", convert=written.comma_separated)
     layer_decay: float | None = _optim(None, "factor on the learning rate per layer below the head; none: no such "
                                        "decay", gt=0, le=1)
     freeze_epochs: int | float = _optim(0, "first epochs, in which only the head learns (with ckpt_path)", ge=0)
@@ -328,7 +294,7 @@ class Config:
                                          "is kept until the epoch has one; 0: none", aliases=("save_ckpt_steps",), ge=0)
     keep_checkpoint_max: int = _saving(10, "checkpoints kept, the oldest go first; the best is kept besides", ge=1)
     resume: str = _saving("", "checkpoint of a run to continue; a run in the same ckpt_save_dir continues by itself",
-                          path=True, convert=_resume)
+                          path=True, convert=written.no_switch_for_resuming)
     prefix: str = _saving("", "beginning of checkpoint names; empty: the name of the variant")
 
     # evaluate
@@ -342,11 +308,11 @@ class Config:
     # cloud
     enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "
                                     "itself for obs:// and s3:// addresses", aliases=("run_modelarts",))
-    data_url: str = _cloud("", "storage address of the data set", convert=_addresses)
-    train_url: str = _cloud("", "storage address for the results", convert=_addresses)
+    data_url: str = _cloud("", "storage address of the data set", convert=written.addresses)
+    train_url: str = _cloud("", "storage address for the results", convert=written.addresses)
     checkpoint_url: str = _cloud("", "storage address of the weights to begin with, or OpenI's JSON list",
-                                 aliases=("ckpt_url", "pretrain_url"), convert=_addresses)
-    multi_data_url: str = _cloud("", "OpenI: JSON list of several data sets", convert=_addresses)
+                                 aliases=("ckpt_url", "pretrain_url"), convert=written.addresses)
+    multi_data_url: str = _cloud("", "OpenI: JSON list of several data sets", convert=written.addresses)
     data_path: str = _cloud("", "local folder of data_url (/cache/data for a remote one); is data_dir where that is "
                             "not given", path=True)
     output_path: str = _cloud("", "local folder of train_url", path=True)
