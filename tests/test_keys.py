@@ -42,9 +42,16 @@ PROVED = {  # test -> the keys that it would miss
         "mask_ratio norm_pix_loss global_pool batchnorm_head model",
     "test_keys.py::test_keys_of_the_step_reach_it":
         "loss_scale dynamic_loss_scale loss_scale_window clip_grad clip_value accumulation_steps ema ema_decay "
-        "gradients_mean",
+        "gradients_mean allreduce_buckets",
     "test_keys.py::test_overflows_stop_a_training_unless_it_may_drop_updates": "drop_overflow_update",
-    "test_keys.py::test_sinking_is_asked_of_the_framework": "dataset_sink_mode sink_size",
+    "test_keys.py::test_sinking_is_asked_of_the_framework": "dataset_sink_mode",
+    "tasks/test_sinking.py::test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it": "sink_size",
+    "test_context.py::test_float32_is_float32_unless_allowed_otherwise": "allow_tf32",
+    "test_context.py::test_the_jit_level_is_set_in_so_many_words": "jit_level",
+    "test_context.py::test_determinism_and_the_limit_of_memory_reach_the_framework":
+        "deterministic max_device_memory",
+    "test_network.py::test_blocks_are_computed_twice_where_a_training_asks_for_it": "recompute",
+    "test_network.py::test_attention_is_fused_where_the_device_can_and_the_key_says_so": "fused_attention",
     "test_keys.py::test_settings_reach_the_framework": "max_call_depth num_threads mode",
     "test_keys.py::test_a_run_may_leave_a_profile_and_graphs_but_no_checkpoint":
         "open_profiler save_graphs save_checkpoint",
@@ -224,7 +231,8 @@ def test_keys_of_the_step_reach_it(monkeypatch):
             ({"clip_grad": True, "clip_value": 0.3}, {"clip_norm": 0.3}),
             ({"accumulation_steps": 3}, {"accumulation_steps": 3}), ({"ema": True}, {"ema_decay": 0.9999}),
             ({"ema": True, "ema_decay": 0.5}, {"ema_decay": 0.5}),
-            ({"gradients_mean": False}, {"mean_over_ranks": False})]:
+            ({"gradients_mean": False}, {"mean_over_ranks": False}),
+            ({"allreduce_buckets": 5}, {"allreduce_buckets": 5})]:
         assert options(**keys) == plain | changed, keys
 
 
@@ -237,15 +245,14 @@ def test_overflows_stop_a_training_unless_it_may_drop_updates():
     StopOnBadLoss(tiny(dynamic_loss_scale=True), step).check()  # where a few overflows are part of the search
 
 
-@pytest.mark.parametrize("keys, sunk", [({}, (False, -1)), ({"dataset_sink_mode": True, "sink_size": 5}, (True, 5)),
-                                        ({"sink_size": -1}, (False, -1))])
-def test_sinking_is_asked_of_the_framework(keys, sunk, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sunk", [False, True])
+def test_sinking_is_asked_of_the_framework(sunk, tmp_path, monkeypatch):
     """A CPU cannot sink: what it does with the request is the framework's."""
     asked = []
     monkeypatch.setattr(training.Model, "train", lambda self, *places, **options: asked.append(options))
     monkeypatch.setattr(training.np, "mean", lambda values: 0.0)  # of the speeds of no epoch at all
-    training.train(replace(tiny(**keys), ckpt_save_dir=str(tmp_path)), GMLP)
-    assert (asked[0]["dataset_sink_mode"], asked[0]["sink_size"]) == sunk
+    training.train(replace(tiny(dataset_sink_mode=sunk), ckpt_save_dir=str(tmp_path)), GMLP)
+    assert asked[0]["dataset_sink_mode"] is sunk
 
 
 def test_settings_reach_the_framework(monkeypatch):
