@@ -100,7 +100,7 @@ class ModelSpec:
                                                          if v in self.variants}
         if str(name).lower() not in known:
             raise UserError(f"model '{name}' is not a variant of {self.name}; there are "
-                            f"{', '.join(self.variants)}.{self.remark or nearest(name, known)}")
+                            f"{', '.join(self.variants)}.{self.remark or nearest(name, self.variants)}")
         return known[str(name).lower()]
 
     def display_name(self, name: str) -> str:
@@ -158,8 +158,10 @@ class ModelSpec:
         """
         found = self.architecture(tensors)
         if not found:
-            raise UserError(f"ckpt_path: these are not the weights of a {self.name}: the first tensors are "
-                            f"{', '.join(list(tensors)[:3])}.")
+            others = [spec.name for spec in all_specs() if spec.architecture and spec.architecture(tensors)]
+            raise UserError(f"ckpt_path: these are not the weights of a {self.name}"
+                            + (f", but of a {others[0]}; use {others[0]}/pth2ckpt.py." if len(others) == 1 else
+                               f": the first tensors are {', '.join(list(tensors)[:3])}."))
 
         def differing(variant: str) -> list[str]:
             return [key for key, value in self.variants[variant].items() if found.get(key, value) != value]

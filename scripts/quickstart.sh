@@ -4,6 +4,10 @@
 #   bash scripts/quickstart.sh --epochs 5      further arguments go to the training
 # Every command is shown as it is run. A run that was stopped continues; what is done is not done again.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+case " $* " in *' --help '* | *' -h '*)
+    sed -n '2,4s/^# //p' "$0"
+    exit 0 ;;
+esac
 . "$(dirname -- "$0")/_env.sh"
 
 AIM=0.96 # top-1 accuracy that the network must reach
@@ -77,8 +81,7 @@ MINDIR           $mindir
 Next
   all options                $PY gmlp/train.py --help
   the exported file          $PY gmlp/infer.py --model_file $mindir --image YOUR.png
-  your own images            $PY gmlp/train.py --config_path config/gmlp_digits.yaml --data_dir FOLDER \\
-                                 --ckpt_save_dir gmlp/outputs/mine       (FOLDER/train/CLASS/*.png, FOLDER/val/CLASS/*.png)
+  your own images            $PY gmlp/train.py --finetune --data_dir FOLDER       (FOLDER/CLASS/*.jpg)
   gMLP-Ti on ImageNet        $PY gmlp/train.py --config_path config/gmlp_Ti.yaml --data_dir /path/to/imagenet \\
                                  --distribute False
   the tests                  bash scripts/run_tests.sh

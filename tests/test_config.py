@@ -788,7 +788,7 @@ def test_changed_copy_can_be_checked_again():
     (["--epochs", "x"], ["epochs: 'x'", "command line", "a whole number >= 1"]),
     (["--epochs", "3", "--max_epoch", "4"], ["epochs: '3'", "max_epoch: '4'", "different values"]),
     (["--task", "eval"], ["task: 'eval'", "train"]),
-    (["--model", "gmlp_tii"], ["gmlp_tii", "gmlp_ti, gmlp_s", "Did you mean"]),
+    (["--model", "gmlp_Ti166"], ["gmlp_Ti166", "gmlp_ti, gmlp_s", "Did you mean 'gmlp_ti'?"]),
     (["--backbone", "soft_tiny"], ["soft_tiny", "not a variant of gmlp"])])
 def test_mistake_on_the_command_line_is_one_sentence(argv, parts):
     message = sentence(*argv)

@@ -17,6 +17,7 @@ from common.files import ROOT
 from common.spec import ModelSpec
 
 Say = Callable[[str], None]
+NO_PROOF = "all logits are 0, as those of a head that was never trained: that proves nothing about the weights before it"
 
 
 def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_classes: int | None = None,
@@ -132,10 +133,11 @@ def verify(network: Any, in_channels: int, image_size: tuple[int, int]) -> list[
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     best = np.argsort(-logits, kind="stable")[:5]
     mixed = float((logits * np.cos(np.arange(len(logits)))).sum())
-    return [f"weights: crc32 {checksum:08x}",
+    lines = [f"weights: crc32 {checksum:08x}",
             f"logits of the fixed image: norm {np.linalg.norm(logits):.4f}, checksum {mixed:.4f} (on another machine "
             "the last digit may differ)",
             "top five: " + ", ".join(f"class {k} {probabilities[k]:.4f}" for k in best)]
+    return lines if logits.any() else [*lines, NO_PROOF]
 
 
 def _logits(network: Any, image: np.ndarray) -> np.ndarray:
@@ -172,6 +174,8 @@ def compare_with_timm(spec: ModelSpec, name: str, settings: Mapping[str, Any], n
     difference, largest = np.abs(_logits(network, image) - expected).max(), np.abs(expected).max()
     if not difference <= 1e-4 * max(1.0, largest):
         raise UserError(f"against: the logits differ from those of timm's {name} by up to {difference:.2g}.")
+    if not largest:
+        return f"against timm's {name}: {NO_PROOF}"
     return f"against timm's {name}: the logits, up to {largest:.4g}, differ by at most {difference:.2g}"
 
 

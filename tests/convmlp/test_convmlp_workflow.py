@@ -328,7 +328,7 @@ def test_the_one_official_file_needs_not_be_named(tmp_path):
 
 def test_weights_of_another_network(tmp_path):
     save_file({"stem.proj.weight": np.zeros((8, 3, 4, 4), np.float32)}, tmp_path / "gmlp.safetensors")
-    assert "these are not the weights of a convmlp" in converted(tmp_path, "gmlp.safetensors")
+    assert "not the weights of a convmlp, but of a gmlp; use gmlp/pth2ckpt.py" in converted(tmp_path, "gmlp.safetensors")
 
 
 def test_weights_of_another_variant_than_expected(tmp_path):

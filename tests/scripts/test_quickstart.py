@@ -28,6 +28,12 @@ def quickstart(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
                           capture_output=True, timeout=1200)
 
 
+def test_help_explains_and_does_nothing_else(tree):
+    result = quickstart(tree, "--help")
+    assert result.returncode == 0 and "Trains, evaluates, exports" in result.stdout and "==" not in result.stdout
+    assert not (tree / "gmlp/data/digits/images").exists()
+
+
 def test_failing_step_is_named_and_its_exit_code_kept(tree):
     result = quickstart(tree, "--epohcs", "3")
     assert result.returncode == 2 and "Did you mean 'epochs'?" in result.stderr

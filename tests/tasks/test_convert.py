@@ -4,6 +4,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from entry import ROOT, sentence
@@ -15,7 +16,7 @@ from common.checkpoint.file import load_checkpoint, save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.errors import UserError
 from common.main import read_config
-from common.tasks.convert import main, to_checkpoint, to_safetensors, verify
+from common.tasks.convert import NO_PROOF, main, to_checkpoint, to_safetensors, verify
 from gmlp.src.spec import SPEC
 from mae.src.spec import SPEC as MAE
 
@@ -245,3 +246,14 @@ def test_a_converted_network_computes_what_timm_does(tmp_path):
     assert result.returncode == 0, result.stderr
     difference = float(result.stdout.rsplit("differ by at most ", 1)[1])
     assert difference < 2e-5
+
+
+def test_logits_that_are_all_zero_prove_nothing():
+    class Zeros:
+        def set_train(self, mode):
+            return lambda image: ms.Tensor(np.zeros((1, 3), np.float32))
+
+        def get_parameters(self):
+            return []
+
+    assert verify(Zeros(), 3, (8, 8))[-1] == NO_PROOF
