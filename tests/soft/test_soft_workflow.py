@@ -95,7 +95,7 @@ def test_attention_is_drawn_for_the_chosen_places(trained, tmp_path):
                  tmp_path / "out" / "attention.png", "--positions", "0.5,0.5;0,1")
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "out" / "attention.png") as picture:
-        assert picture.width > 4 * 256 and 2 * 256 < picture.height < 3 * 256  # four columns, two rows
+        assert picture.width > 4 * 224 and 2 * 224 < picture.height < 3 * 224  # four columns, two rows
 
 
 def test_attention_maps_are_rows_of_the_kernel_as_a_whole(trained):
