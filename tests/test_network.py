@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import mindspore as ms
 import pytest
+from mindspore import nn
 
 from common import network as module
 from common.config.load import from_mapping
@@ -68,6 +69,11 @@ def test_who_needs_float32_is_warned_of_a_device_that_multiplies_in_float16(spec
     monkeypatch.setattr(module, "is_first_generation", lambda: True)
     build_network(from_mapping(values, "test", spec), spec)
     assert ["multiplies in float16" in line for line in warnings] == [True] * warned
+
+
+def test_what_has_no_bfloat16_is_float32_beside_it():
+    pool = apply_precision(nn.SequentialCell(nn.MaxPool2d(2), nn.ReLU()), "bf16")
+    assert [cell.get_flags().get("fp32", False) for cell in pool] == [True, False]
 
 
 def test_an_unknown_level_is_refused():

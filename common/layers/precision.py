@@ -7,6 +7,7 @@ from common.layers.cells import Float32Cell, LayerNorm, PatchProjection
 from common.layers.drop_path import DropPath
 
 LEVELS = ("O0", "O1", "O2", "O3", "bf16")
+WITHOUT_BFLOAT16 = (nn.MaxPool2d,)  # Ascend has these operators for float16 and float32 alone (2.10)
 MATRIX_CELLS = (nn.Dense, nn.Conv1d, nn.Conv2d, nn.Conv2dTranspose, PatchProjection)
 FLOAT32_CELLS = (Float32Cell, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Softmax,
                  nn.LogSoftmax, nn.CrossEntropyLoss)
@@ -19,7 +20,8 @@ def apply_precision(network: nn.Cell, level: str) -> nn.Cell:
     - O1: matrix products and convolutions in float16, every other cell in float32.
     - O2: cells in float16, but ``FLOAT32_CELLS``, norms among them, in float32.
     - O3: like O2, and ``LayerNorm`` hands on float16; inside it is still float32.
-    - bf16: like O2 in bfloat16, which has the range of float32, so that no loss scale is needed, and 8 binary digits.
+    - bf16: like O2 in bfloat16, which has the range of float32, so that no loss scale is needed, and 8 binary digits;
+      ``WITHOUT_BFLOAT16`` in float32.
 
     Only innermost cells are marked. The framework would cast every operation inside a marked cell in PyNative mode, but
     only its inputs in graph mode; innermost cells behave alike. What a network does between its cells therefore
@@ -42,7 +44,7 @@ def _mark(cell: nn.Cell, level: str) -> None:
     children = list(cell.name_cells().values())
     if isinstance(cell, LayerNorm):
         cell.half_result = level == "O3"
-    elif isinstance(cell, FLOAT32_CELLS):
+    elif isinstance(cell, FLOAT32_CELLS) or (level == "bf16" and isinstance(cell, WITHOUT_BFLOAT16)):
         cell.to_float(ms.float32)
     elif children:
         for child in children:
