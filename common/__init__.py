@@ -1,4 +1,4 @@
-"""The zoo's own package; what programs of one's own import from it: ``create_model``, ``list_models``, ``Predictor``."""
+"""The shared package; programs of one's own import ``create_model``, ``list_models`` and ``Predictor`` from it."""
 from importlib import import_module
 from typing import Any
 

@@ -104,12 +104,13 @@ class Predictor:
     def _open_checkpoint(self, path: Path) -> tuple[nn.Cell, Callable, list[str]]:
         _, meta = load_checkpoint(path)
         if "config" not in meta or "model" not in meta:
-            raise UserError(f"network: {path} does not say which network it belongs to; build it with create_model, and "
-                            "give Predictor that network and a transform.")
+            raise UserError(f"network: {path} does not say which network it belongs to; build it with create_model, "
+                            "and give Predictor that network and a transform.")
         spec = find_model(meta["model"])
         config = from_mapping(meta["config"] | {"model": meta["model"], "ckpt_path": str(path), "distribute": False,
                                                 "resume": "", "amp_level": "O0"}, str(path), spec)
-        found = spec.export_part(dataclasses.replace(config, part="encoder"), spec) if config.task == "pretrain" else None
+        pretrained = config.task == "pretrain"
+        found = spec.export_part(dataclasses.replace(config, part="encoder"), spec) if pretrained else None
         if found:
             self.part = "encoder"
             return found[0], eval_transform(config), []
@@ -139,8 +140,8 @@ class Predictor:
                 the network's classes, or the exported file is not a classifier for its description.
         """
         if self.part != "classifier":
-            raise UserError(f"{self._named()} is no classifier: it holds the part: {self.part} of its network; an encoder "
-                            "has Predictor(FILE).features(images).")
+            raise UserError(f"{self._named()} is no classifier: it holds the part: {self.part} of its network; an "
+                            "encoder has Predictor(FILE).features(images).")
         results: list[Result] = []
         for start, part, size in self._batches(images):
             results += self._classify(part, start, size)

@@ -150,8 +150,8 @@ class ModelSpec:
             num_classes: outputs of the head; None: as in the tensors.
 
         Returns:
-            The variant and the arguments that go beyond it, as in a configuration. For sizes that no variant has, the first
-            variant that has arguments of these names, with all sizes given.
+            The variant and the arguments that go beyond it, as in a configuration. For sizes that no variant has, the
+            first variant that has arguments of these names, with all sizes given.
 
         Raises:
             UserError: for tensors of something else, or of another variant than ``model``.

@@ -862,3 +862,25 @@ def test_list_of_evaluation_images_is_looked_for_later():
 
 def test_export_needs_no_data():
     check_paths(Config(data_dir="no/where"), "export")
+
+
+# Files that would take minutes, or for ever.
+
+@pytest.mark.parametrize("text, words", [
+    ("a: " + "[" * 20000, "opens more than 1,000 brackets"),
+    ("".join(f"key{n}: 1\n" for n in range(50000)), "no configuration has more than 262,144"),
+    ("a:\n" + "- " * 3000 + "1\n", "nested too deeply"),
+    ("a: &x [*x]\n", ""), ("a: &x\n  b: *x\n", "")], ids=["brackets", "keys", "depth", "own item", "own value"])
+def test_a_file_that_yaml_could_not_digest_is_a_sentence(text, words):
+    assert words in sentence("--config_path", write(text))
+
+
+def test_the_merge_key_of_yaml_takes_keys_from_an_anchor():
+    config = run("--config_path", write("context: &base\n  epochs: 7\n  seed: 3\nmodel_config:\n  <<: *base\n  dataset: digits\n"))
+    assert (config.epochs, config.seed) == (7, 3)
+
+
+@pytest.mark.parametrize("flags", [("--lr", "1e308"), ("--std", "1e-300"), ("--mixup", "1e300"), ("--image_size", "9000"),
+                                   ("--mlp_ratio", "0.01"), ("--epochs", "99999999999")], ids=lambda flags: flags[0])
+def test_a_number_that_no_training_can_mean_is_refused(flags):
+    assert flags[0][2:] in sentence(*flags)

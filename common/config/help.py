@@ -34,7 +34,8 @@ def help_text(schema: type[Config], task: str, *, about: str = "", defaults: Con
     """
     lines = [about.strip().replace(": ``", ":\n\n  ").replace("``.", "\n").replace("``", "")]
     lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which",
-              "wins; a switch (true or false) without a value is true. --config_path FILE (or --config) names the file;",
+              "wins; a switch (true or false) without a value is true. --config_path FILE (or --config) names the "
+               "file;",
               "--print_config shows all values, and where each comes from."]
     if task in TRAINING_TASKS and task != "pretrain":
         lines += ["--finetune is for few images of your own: --finetune --data_dir FOLDER [--ckpt_path WEIGHTS] takes",

@@ -85,7 +85,8 @@ class Config:
     device_target: str = _run("auto", "device; auto takes Ascend, then GPU, then CPU, whichever is there",
                               choices=("auto", "Ascend", "GPU", "CPU"))
     device_id: int | None = _run(None, "index of the device; none: DEVICE_ID of the environment, else 0", ge=0)
-    distribute: bool = _run(False, "data parallel over the ranks that a launcher started; unless given, on where one did",
+    distribute: bool = _run(False, "data parallel over the ranks that a launcher started; unless given, on where one "
+                            "did",
                             aliases=("run_distribute", "use_parallel", "is_distributed"), tasks=DATA_TASKS)
     parallel_mode: str = _run("data_parallel", "how ranks share the work", choices=("data_parallel",),
                               tasks=TRAINING_TASKS)
@@ -162,8 +163,8 @@ class Config:
 
     # augment
     image_size: int = _augment(224, "height and width of training images in pixels",
-                               aliases=("image_resize", "train_image_size"), ge=1)
-    eval_image_size: int | None = _augment(None, "the same for evaluation; none: image_size", ge=1)
+                               aliases=("image_resize", "train_image_size"), ge=1, le=4096)
+    eval_image_size: int | None = _augment(None, "the same for evaluation; none: image_size", ge=1, le=4096)
     scale: tuple[float, ...] = _augment((0.08, 1.0), "least and largest share of the area in a random crop; crop_min "
                                         "gives the least alone, with 1.0", gt=0, le=1,
                                         converted_aliases={"crop_min": lambda least: [least, 1.0]},
@@ -187,8 +188,9 @@ class Config:
     re_mode: str = _augment("const", "erase with zeros, with one random colour, or with random pixels",
                             choices=("const", "rand", "pixel"), tasks=TRAINING_TASKS)
     re_count: int = _augment(1, "most rectangles erased in one image", ge=1, tasks=TRAINING_TASKS)
-    mixup: float = _augment(0.0, "alpha of mixup's beta distribution; 0: no mixup", ge=0, tasks=TRAINING_TASKS)
-    cutmix: float = _augment(0.0, "alpha of cutmix's beta distribution; 0: no cutmix", ge=0, tasks=TRAINING_TASKS)
+    mixup: float = _augment(0.0, "alpha of mixup's beta distribution; 0: no mixup", ge=0, le=100, tasks=TRAINING_TASKS)
+    cutmix: float = _augment(0.0, "alpha of cutmix's beta distribution; 0: no cutmix", ge=0, le=100,
+                            tasks=TRAINING_TASKS)
     mixup_prob: float = _augment(1.0, "probability that a batch is mixed at all", ge=0, le=1, tasks=TRAINING_TASKS)
     mixup_switch_prob: float = _augment(0.5, "probability of cutmix where both are on", aliases=("switch_prob",),
                                         ge=0, le=1, tasks=TRAINING_TASKS)
@@ -197,7 +199,7 @@ class Config:
     mean: tuple[float, ...] | None = _augment(None, "mean per channel in units of 0..1 (values above 1: of 0..255); "
                                               "none: the data set's", ge=0)
     std: tuple[float, ...] | None = _augment(None, "standard deviation per channel, in the units of mean; none: the "
-                                             "data set's", gt=0)
+                                             "data set's", ge=1e-3)
 
     # model
     model: str = _model("", "variant of the network", aliases=("backbone", "variant", "model_name"))
@@ -214,7 +216,7 @@ class Config:
     num_heads: int | tuple[int, ...] | None = _model(None, "attention heads (per stage); none: the variant's own",
                                                      aliases=("encoder_num_heads",), ge=1)
     mlp_ratio: int | float | tuple[float, ...] | None = _model(
-        None, "hidden width of an MLP / width of the tokens (per stage); none: the variant's own", gt=0)
+        None, "hidden width of an MLP / width of the tokens (per stage); none: the variant's own", ge=0.1, le=100)
 
     # loss
     loss: str = _loss("CE", "CE cross entropy, BCE binary cross entropy, ce_smooth and ce_smooth_mixup the old zoo's "
@@ -232,18 +234,20 @@ class Config:
                                        "true by default with a dynamic scale")
 
     # schedule
-    epochs: int = _schedule(300, "length of the training in epochs", aliases=("epoch_size", "max_epoch", "epoch"), ge=1)
+    epochs: int = _schedule(300, "length of the training in epochs", ge=1, le=10**6,
+                            aliases=("epoch_size", "max_epoch", "epoch"))
     scheduler: str = _schedule("cosine_decay", "shape of the learning rate after the warm-up",
                                aliases=("lr_decay_mode",),
                                choices={"cosine_decay": (), "cosine": ("cos",), "exponential": ("exp",),
                                         "polynomial": ("poly",), "step": ("steps",), "linear": (), "constant": ()})
-    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", gt=0,
+    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", gt=0, le=1000,
                         aliases=("lr_max", "learning_rate"))
     base_lr: float | None = _schedule(None, "learning rate per 256 images of the global batch; replaces lr",
-                                      aliases=("blr",), gt=0)
-    min_lr: float = _schedule(0.0, "learning rate at the end", aliases=("lr_min", "end_learning_rate", "lr_end"), ge=0)
+                                      aliases=("blr",), gt=0, le=1000)
+    min_lr: float = _schedule(0.0, "learning rate at the end", ge=0, le=1000,
+                              aliases=("lr_min", "end_learning_rate", "lr_end"))
     lr_init: float = _schedule(0.0, "learning rate at the start of the warm-up",
-                               aliases=("start_learning_rate", "warmup_lr"), ge=0)
+                               aliases=("start_learning_rate", "warmup_lr"), ge=0, le=1000)
     warmup_epochs: int | float = _schedule(0, "length of the linear warm-up in epochs", ge=0)
     decay_epochs: int | float | None = _schedule(None, "length of the decay in epochs, min_lr after it; none: to the "
                                                  "end", gt=0)
@@ -255,7 +259,8 @@ class Config:
     warmup_prefix: bool = _schedule(True, "the decay begins at the end of the warm-up; false: it counts from step 0, "
                                     "and the warm-up takes the place of its beginning")
     lr_per_epoch: bool = _schedule(False, "the learning rate changes between epochs only, not in every step")
-    lr_delay: int = _schedule(0, "updates by which the learning rate comes late; 1 for recipes that step their schedule "
+    lr_delay: int = _schedule(0, "updates by which the learning rate comes late; 1 for recipes that step their "
+                              "schedule "
                               "after the optimizer, so that the first rate is used twice", ge=0)
     cooldown_epochs: int | float = _schedule(0, "epochs at min_lr at the end", ge=0)
 
@@ -290,7 +295,8 @@ class Config:
     save_checkpoint: bool = _saving(True, "save checkpoints")
     save_checkpoint_epochs: int = _saving(1, "epochs between two checkpoints; the last epoch is always saved",
                                           aliases=("save_ckpt_epochs", "ckpt_save_interval"), ge=1)
-    save_checkpoint_steps: int = _saving(0, "optimizer steps between two checkpoints inside an epoch, of which the newest "
+    save_checkpoint_steps: int = _saving(0, "optimizer steps between two checkpoints inside an epoch, of which the "
+                                         "newest "
                                          "is kept until the epoch has one; 0: none", aliases=("save_ckpt_steps",), ge=0)
     keep_checkpoint_max: int = _saving(10, "checkpoints kept, the oldest go first; the best is kept besides", ge=1)
     resume: str = _saving("", "checkpoint of a run to continue; a run in the same ckpt_save_dir continues by itself",

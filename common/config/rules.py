@@ -52,7 +52,8 @@ def fit_schedule(config: Config, planned: int) -> Config:
     factor = min(config.epochs / planned, most)
     fitted = {name: max(math.floor(100 * factor * value) / 100, 0.01) for name, value in movable.items()}
     changes = ", ".join(f"{name} {movable[name]:g} -> {value:g}" for name, value in fitted.items())
-    logger.warning("epochs: %s is too short for the configured schedule, which is shortened: %s", config.epochs, changes)
+    logger.warning("epochs: %s is too short for the configured schedule, which is shortened: %s", config.epochs,
+                   changes)
     return dataclasses.replace(config, **fitted)
 
 
@@ -85,7 +86,8 @@ def check_paths(config: Config, task: str) -> None:
     Raises:
         UserError: naming the key, the path and what should be there.
     """
-    if task in TRAINING_TASKS + ("eval",) and not config.enable_modelarts and not DATASETS[config.dataset].in_repository:
+    if (task in TRAINING_TASKS + ("eval",) and not config.enable_modelarts
+            and not DATASETS[config.dataset].in_repository):
         _check_data(config, task)
     if config.enable_modelarts:
         return  # the weights too are fetched later

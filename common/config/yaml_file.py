@@ -11,6 +11,8 @@ from common.errors import UserError
 from common.files import write_whole
 
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
+_MERGE = "tag:yaml.org,2002:merge"  # the key <<
+LARGEST, BRACKETS = 256 << 10, 1000  # bytes and open brackets of a file; more would take YAML minutes
 
 
 class _Loader(yaml.SafeLoader):
@@ -19,6 +21,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict = {}
         for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                continue  # its keys come beneath those that stand here
             key, value = self.construct_object(key_node, deep=True), self.construct_object(value_node, deep=True)
             if isinstance(key, Hashable) and key in seen and seen[key] != value:
                 raise UserError(f"key '{key}' stands twice, as {seen[key]!r} and as {value!r} in line "
@@ -72,7 +76,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UserError: if the file cannot be read, is empty, or holds no keys.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = _limited(file)
         for _ in yaml.parse(text, Loader=_Loader):
             pass  # the whole file must be YAML, although only its first document counts
         document = next(yaml.load_all(text, Loader=_Loader), None)
@@ -82,6 +86,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"configuration {file} is not a YAML file: it is not text in UTF-8.") from error
     except UserError as error:
         raise UserError(f"configuration {file}: {error}.") from error
+    except RecursionError as error:
+        raise UserError(f"configuration {file} is nested too deeply, or a part of it contains itself; keys stand at "
+                        "the left margin.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
@@ -93,6 +100,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
         problem = _missing_space(text) or f"it is a {'list' if isinstance(document, list) else 'single value'}"
         raise UserError(f"configuration {file} should hold lines 'key: value': {problem}.")
     return document
+
+
+def _limited(file: Path) -> str:
+    """Return the text of a file, if it is one that YAML can read in a moment."""
+    if file.stat().st_size > LARGEST:
+        raise UserError(f"it has {file.stat().st_size:,} bytes, and no configuration has more than {LARGEST:,}")
+    text = file.read_text(encoding="utf-8-sig")
+    if text.count("[") + text.count("{") > BRACKETS:
+        raise UserError(f"it opens more than {BRACKETS:,} brackets, which no configuration does")
+    return text
 
 
 def _missing_space(text: str) -> str | None:

@@ -92,8 +92,8 @@ class TrainBatches:
         copies = kind_of(config).copies
         if copies > 1 and not noise_length:
             if config.mixup or config.cutmix:
-                raise UserError(f"loss: {config.loss} compares copies of one image and takes no mixed ones; set mixup: 0 "
-                                "and cutmix: 0.")
+                raise UserError(f"loss: {config.loss} compares copies of one image and takes no mixed ones; set mixup: "
+                                "0 and cutmix: 0.")
             clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0))
             self.transforms = [clean] + self.transforms * (copies - 1)
         side = config.image_size

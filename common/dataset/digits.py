@@ -1,7 +1,8 @@
 """The scanned digits that the repository carries, as a data set of 32 x 32 pixels, and written out in two usual forms.
 
 ``python -m common.dataset.digits write FOLDER`` writes them as CIFAR-10-style binary batches and as a
-folder of PNG images, so that a demonstration walks the same readers as a training on one's own data. Source and licence: common/data/README.md.
+folder of PNG images, so that a demonstration walks the same readers as a training on one's own data. Source and
+licence: common/data/README.md.
 """
 import io
 import sys

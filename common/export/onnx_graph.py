@@ -2,7 +2,8 @@
 
 The framework's own converter knows neither ``Erf`` nor a variable number of images. Here the framework only writes down
 what a network does (MINDIR), once for 2 images and once for 3; what differs between the two follows from the number of
-images, and becomes a computation in the ONNX file. ``common/export/onnx_operators.py`` says what each operation becomes.
+images, and becomes a computation in the ONNX file. ``common/export/onnx_operators.py`` says what each operation
+becomes.
 """
 import math
 from dataclasses import dataclass

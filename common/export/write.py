@@ -90,7 +90,8 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
             file, outputs, difference = _export(network, form, inputs, Path(folder) / target.name, contents, verify)
             description = {"model": model, "file_format": file_format.upper(), "file": file.name,
                            **describe_ports(inputs, outputs, contents), "inside": contents.describe(),
-                           **describe_classes(class_names, outputs, contents), "preprocessing": dict(preprocessing or {}),
+                           **describe_classes(class_names, outputs, contents),
+                           "preprocessing": dict(preprocessing or {}),
                            "mindspore_version": ms.__version__,
                            "compared_images": 0 if difference is None else len(outputs[0]),
                            "largest_difference": difference}

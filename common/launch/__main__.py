@@ -73,7 +73,8 @@ def _check_configuration(plan: Plan) -> None:
         UserError: with the sentence of the entry point.
     """
     first = plan.processes[0]
-    read = subprocess.run([*first.command, "--print_config"], env=first.environment(dict(os.environ)), stdin=subprocess.DEVNULL,
+    read = subprocess.run([*first.command, "--print_config"], env=first.environment(dict(os.environ)),
+                          stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, errors="replace", check=False)
     if read.returncode:
         raise UserError((read.stderr.strip().splitlines() or ["the configuration cannot be read."])[-1]

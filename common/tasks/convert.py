@@ -17,7 +17,8 @@ from common.files import ROOT
 from common.spec import ModelSpec
 
 Say = Callable[[str], None]
-NO_PROOF = "all logits are 0, as those of a head that was never trained: that proves nothing about the weights before it"
+NO_PROOF = ("all logits are 0, as those of a head that was never trained: that proves nothing about the weights before "
+            "it")
 
 
 def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_classes: int | None = None,
