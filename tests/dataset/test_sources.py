@@ -452,7 +452,7 @@ def test_class_count_is_checked_only_when_it_was_given(tmp_path, caplog):
     check_classes(samples, config_of(data_dir=tmp_path))
     check_classes(samples, config_of(data_dir=tmp_path, num_classes=2))
     for wrong in (1, 3):
-        with pytest.raises(UserError, match=f"num_classes: {wrong}, but .* has 2 classes .*give --num_classes 2, or leave"):
+        with pytest.raises(UserError, match=f"num_classes: {wrong} .*, but .* has 2 classes .*--num_classes 2, or leave"):
             check_classes(samples, config_of(data_dir=tmp_path, num_classes=wrong))
 
 

@@ -255,7 +255,7 @@ def test_the_encoder_gives_the_class_token_of_the_masked_autoencoder(masked, fil
     description = json.loads(description_path(file).read_text())
     assert (description["output"]["name"], description["num_classes"]) == ("features", 0)
     with pytest.raises(UserError, match="is no classifier: it holds the part: encoder"):
-        Predictor(file)
+        Predictor(file)([])
 
 
 @pytest.mark.parametrize("file_format, pixels", [("ONNX", True), ("MINDIR", False)])
