@@ -240,14 +240,14 @@ class Config:
                                aliases=("lr_decay_mode",),
                                choices={"cosine_decay": (), "cosine": ("cos",), "exponential": ("exp",),
                                         "polynomial": ("poly",), "step": ("steps",), "linear": (), "constant": ()})
-    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", gt=0, le=1000,
+    lr: float = _schedule(1e-3, "learning rate after the warm-up, whatever the batch size", gt=0, le=1e30,
                         aliases=("lr_max", "learning_rate"))
     base_lr: float | None = _schedule(None, "learning rate per 256 images of the global batch; replaces lr",
-                                      aliases=("blr",), gt=0, le=1000)
-    min_lr: float = _schedule(0.0, "learning rate at the end", ge=0, le=1000,
+                                      aliases=("blr",), gt=0, le=1e30)
+    min_lr: float = _schedule(0.0, "learning rate at the end", ge=0, le=1e30,
                               aliases=("lr_min", "end_learning_rate", "lr_end"))
     lr_init: float = _schedule(0.0, "learning rate at the start of the warm-up",
-                               aliases=("start_learning_rate", "warmup_lr"), ge=0, le=1000)
+                               aliases=("start_learning_rate", "warmup_lr"), ge=0, le=1e30)
     warmup_epochs: int | float = _schedule(0, "length of the linear warm-up in epochs", ge=0)
     decay_epochs: int | float | None = _schedule(None, "length of the decay in epochs, min_lr after it; none: to the "
                                                  "end", gt=0)
