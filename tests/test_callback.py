@@ -2,6 +2,7 @@
 import json
 import logging
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -52,11 +53,18 @@ def kept():
     return logger, handler.lines
 
 
+@dataclass(frozen=True)
+class DrawingConfig(Config):
+    """What a model adds that draws pictures of its training."""
+
+    sample_every: int = 0
+
+
 def run_of(folder, logger, lr, draw_samples=None, **keys):
     """A run of a network that no configuration names."""
     spec = ModelSpec("net", {"net": {}}, None, log_style=ZOO, draw_samples=draw_samples)
     samples = ArraySamples("noise", ["a", "b", "c"], np.zeros(0, np.int32), np.zeros((0, 2, 2, 3), np.uint8), [])
-    return Run(Config(model="net", epochs=EPOCHS, **keys), spec, Runtime(), samples,
+    return Run(DrawingConfig(model="net", epochs=EPOCHS, **keys), spec, Runtime(), samples,
                TrainingState(EPOCHS, BATCHES, BATCH, lr), RunFolder(folder, "net", keep=2), LogLines(ZOO, logger))
 
 

@@ -366,7 +366,7 @@ def test_shipped_file_fits_the_variant_that_it_names(path):
     config = from_file(path, SPEC)
     spec = SPEC.for_task(config.task)
     variant = spec.variants[spec.variant(config.model)]
-    if "digits" not in path.name:
+    if "digits" not in path.name and path.stem != "finetune_small":
         given = network_arguments(config)
         assert {key: given[key] for key in given if key in variant} == {key: variant[key] for key in given
                                                                        if key in variant}
