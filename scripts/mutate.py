@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 from typing import Iterator
 
-ROOT = Path(__file__).resolve().parents[1]
+if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
+
+from common.files import ROOT
+
 MODELS = ("gmlp", "convmlp", "soft", "hlg", "mae")
 KEPT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "outputs")
 OPERATORS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

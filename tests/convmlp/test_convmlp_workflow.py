@@ -327,7 +327,9 @@ def test_the_one_official_file_needs_not_be_named(tmp_path):
 
 
 def test_weights_of_another_network(tmp_path):
-    save_file({"stem.proj.weight": np.zeros((8, 3, 4, 4), np.float32)}, tmp_path / "gmlp.safetensors")
+    shapes = {"stem.proj.weight": (8, 3, 4, 4), "blocks.0.mlp_channels.fc1.weight": (16, 8),
+              "blocks.0.mlp_channels.gate.proj.weight": (16, 16)}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "gmlp.safetensors")
     assert "not the weights of a convmlp, but of a gmlp; use gmlp/pth2ckpt.py" in converted(tmp_path, "gmlp.safetensors")
 
 
