@@ -117,6 +117,8 @@ def commands(file: Path) -> list[Command]:
         folder = file.parent.relative_to(ROOT)
         for line in body.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)  # a variable of the environment
             if words and words[0] == "cd":
                 folder = Path(ROOT, folder, words[1]).resolve().relative_to(ROOT)
             elif words:
@@ -454,6 +456,16 @@ class Reader:
         return subprocess.run([*start, *words], cwd=cwd, env=environment(PATH=path), text=True, capture_output=True,
                               timeout=500)
 
+    def some_weights(self) -> Path:
+        """Return the weights of the first training; where nothing has been trained yet, train for an epoch."""
+        if self.weights is None:
+            settings = SMALL[self.model] | BRIEF | {"dataset": "digits", "ckpt_save_dir": self.places / "before"}
+            result = run(f"{self.model}/train.py", "--config_path", f"config/{self.model}_digits.yaml",
+                         *(f"--{name}={value}" for name, value in settings.items()), cwd=self.root, timeout=600)
+            assert result.returncode == 0, result.stderr
+            self.weights = next((self.places / "before").glob("*_best.ckpt"))
+        return self.weights
+
     def provide(self, key: str, path: Path, cifar: bool) -> None:
         """Make what a command reads, if it is not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -466,9 +478,9 @@ class Reader:
         elif key == "image":
             path.symlink_to(self.images / "val" / "3")
         elif path.suffix == ".ckpt":
-            shutil.copy(self.weights, path)
+            shutil.copy(self.some_weights(), path)
         else:
-            result = run(f"{self.model}/pth2ckpt.py", "--ckpt_path", self.weights, "--out", path)
+            result = run(f"{self.model}/pth2ckpt.py", "--ckpt_path", self.some_weights(), "--out", path)
             assert result.returncode == 0, result.stderr
 
 
