@@ -30,16 +30,17 @@ def test_weights_and_statistics_after_two_steps_are_the_same(family, mode):
 
 
 PEAK = """
-import os, resource, sys
+import sys
 import mindspore as ms
 from devices import networks
+from scripts.measure import peak_memory
 networks.BATCH = 64
 larger = networks.VIT | {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 12}
 networks.FAMILIES["vit"] = ("mae", "finetune", "vit_base_patch16", 32, larger)
 step, inputs = networks.build(sys.argv[1])
 for _ in range(2):
     step(*inputs).asnumpy()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory() >> 20)
 """
 
 
