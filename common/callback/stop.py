@@ -84,12 +84,17 @@ class StopWhenAsked(Callback):
         return path
 
     def save_and_leave(self, done: int) -> None:
-        """Save, wait until that is done, and end the process."""
-        path = together(self.run.runtime, lambda: self.save(done))
-        if self.run.runtime.is_main:
-            state = self.run.state
-            self.run.log.logger.info(f"Stopped by a signal in epoch {state.epoch} after step {done} of "
-                                     f"{state.steps_per_epoch}" + (f"; saved {path}" if path else ""))
+        """Save and say so, wait until that is done on all ranks, and end the process.
+
+        A launcher ends the other ranks when the first one has left, so nothing is said after the waiting.
+        """
+        def save_and_say() -> None:
+            path, state = self.save(done), self.run.state
+            if self.run.runtime.is_main:
+                self.run.log.logger.info(f"Stopped by a signal in epoch {state.epoch} after step {done} of "
+                                         f"{state.steps_per_epoch}" + (f"; saved {path}" if path else ""))
+
+        together(self.run.runtime, save_and_say)
         ENDING.leave(self.signal())
 
 
