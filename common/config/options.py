@@ -114,7 +114,7 @@ class Config:
     max_device_memory: float | None = _run(None, "most memory of a device that is used, in GB, to share it; none: all",
                                            gt=0)
     recompute: bool = _run(False, "compute blocks a second time in the backward pass instead of keeping what they "
-                           "computed: far less memory, about a third more time", tasks=TRAINING_TASKS)
+                           "computed: less memory for more time", tasks=TRAINING_TASKS)
     open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1", tasks=TRAINING_TASKS)
     log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1, tasks=TRAINING_TASKS)
     num_threads: int = _run(0, "CPU threads of the framework; 0: the framework decides", ge=0)
