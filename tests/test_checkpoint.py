@@ -12,7 +12,7 @@ import pytest
 from mindspore import Tensor
 from small_networks import Linear, TwoLayers
 
-from common.checkpoint.file import META, load_checkpoint, save_checkpoint
+from common.checkpoint.file import FORMAT, META, load_checkpoint, save_checkpoint
 from common.checkpoint.lock import FolderLock
 from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import load_into, network_tensors
@@ -204,7 +204,15 @@ def test_an_empty_folder_is_no_run(tmp_path):
 
 def test_the_description_is_json_inside_the_file(tmp_path, tensors):
     path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 4})
-    assert json.loads(ms.load_checkpoint(str(path))[META]) == {"epoch": 4}
+    assert json.loads(ms.load_checkpoint(str(path))[META]) == {"format": FORMAT, "epoch": 4}
+
+
+def test_a_file_of_a_newer_format_is_refused_and_no_older_one_taken_instead(tmp_path, tensors):
+    folder = RunFolder(tmp_path, "net")
+    for epoch in (1, 2):
+        folder.save(epoch, 5, tensors, {"format": FORMAT + epoch - 1})
+    with pytest.raises(UserError, match=f"net-2_5.ckpt has the format {FORMAT + 1}, of a newer version"):
+        folder.newest()
 
 
 def test_a_machine_whose_memory_is_in_the_page_cache_reads_checkpoints(tmp_path, tensors, monkeypatch):

@@ -13,6 +13,10 @@ from common.errors import UserError, reason
 from common.files import written_whole
 
 META = "zoo_meta"  # name of the JSON text inside a checkpoint that says what it holds
+# Number of the format, in the description. It rises when a program that knows only the number before would read a file
+# wrongly; files of every number load for ever, also those of before there were numbers (0). tests/data/formats keeps one
+# of each.
+FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Parameter | Tensor | np.ndarray],
@@ -31,7 +35,8 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Parameter | Tensor |
                for name, value in tensors.items()]
     with written_whole(path, "ckpt_save_dir") as unfinished:
         try:
-            ms.save_checkpoint(content, str(unfinished), append_dict={META: json.dumps(dict(meta))}, crc_check=True)
+            ms.save_checkpoint(content, str(unfinished), append_dict={META: json.dumps({"format": FORMAT, **meta})},
+                               crc_check=True)
         except (RuntimeError, ValueError) as error:  # the framework hides what the system said
             raise OSError(reason(error)) from error
         os.chmod(unfinished, 0o644)  # the framework writes 0400
@@ -50,7 +55,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 
     Raises:
         Damaged: if the file is empty, truncated, changed, or no checkpoint.
-        UserError: if it is missing, or cannot be read for another reason.
+        UserError: if it is missing, of a format that is newer than this program, or cannot be read for another reason.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -73,6 +78,9 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         if system := _caused_by(error, OSError):
             raise UserError(f"ckpt_path: {path} cannot be read ({reason(system)}).") from error
         raise Damaged(f"ckpt_path: {path} cannot be read: it is damaged, truncated, or no checkpoint.") from error
+    if (number := meta.pop("format", 0)) > FORMAT:
+        raise UserError(f"ckpt_path: {path} has the format {number}, of a newer version of this repository; this one "
+                        f"reads formats up to {FORMAT}: update it.")
     return {name: value.asnumpy() for name, value in values.items() if hasattr(value, "asnumpy")}, meta
 
 
