@@ -19,7 +19,7 @@ import numpy as np
 from mindspore import nn
 
 from common.checkpoint.file import load_checkpoint
-from common.checkpoint.foreign import read_tensors
+from common.checkpoint.foreign import read
 from common.checkpoint.weights import load_into, network_tensors
 from common.config.options import Config, network_keys
 from common.errors import UserError, nearest
@@ -68,7 +68,7 @@ def create_model(name: str, num_classes: int | None = None, ckpt_path: str | Pat
         name: a variant, see ``list_models``, in any of its spellings.
         num_classes: outputs of the head; 0: no head, the output is the pooled features (B, D), which the head would
             read; ``None``: as many as the weights have, else 1000 (``hlg_mobile`` 1001).
-        ckpt_path: weights: a ``.ckpt`` of this zoo, or the authors' ``.pth`` or ``.safetensors``. A head for another
+        ckpt_path: weights: a file of this zoo, ``.ckpt`` or ``.safetensors``, or the authors'. A head for another
             number of classes than ``num_classes`` is left out, and the new one keeps its initial values.
         features: return the outputs of all stages, see ``StageOutputs``, instead of logits.
         arguments: further arguments of the network, such as ``image_size`` or ``depth``; those that a checkpoint
@@ -108,13 +108,16 @@ def _weights(spec: ModelSpec, variant: str, path: str | Path) -> tuple[dict[str,
             says that this is meant.
     """
     sizes = {key for key in spec.variants[variant] if key in network_keys(spec.options or Config)}
-    if Path(path).suffix == ".ckpt":
-        found, meta = load_checkpoint(path)
-        if meta.get("family", spec.name) != spec.name:
-            raise UserError(f"ckpt_path: {path} holds {meta.get('model')}, a {meta['family']} model; create that one.")
-        tensors = network_tensors(found, ema=meta.get("config", {}).get("ema", False))
+    ours = Path(path).suffix == ".ckpt"
+    if ours:
+        tensors, meta = load_checkpoint(path)
     else:
-        tensors, meta = spec.convert(read_tensors(path)), {}
+        source = read(path)
+        tensors, meta = source.tensors, source.meta
+    if meta.get("family", spec.name) != spec.name:
+        raise UserError(f"ckpt_path: {path} holds {meta.get('model')}, a {meta['family']} model; create that one.")
+    average = meta.get("config", {}).get("ema", False)
+    tensors = network_tensors(tensors, ema=average) if ours else spec.convert(tensors)
     implied = spec.architecture(tensors) if spec.architecture else {}
     held = {key: value for key, value in meta.get("config", {}).items() if value is not None}
     if not held and any(implied.get(key, value) != value for key, value in spec.variants[variant].items()

@@ -6,7 +6,7 @@ was dropped, or a loss scale that never leaves the gradient are the faults that 
 
 On the way of a batch (``common.tasks.train``): before it ``common.dataset.batches`` has made the batch; within it the
 model's network and ``common.loss`` give the loss; after it ``common.optimizer.rules`` changes the weights. Which of the
-step's own tensors a checkpoint holds says ``common.run``.
+step's own tensors a checkpoint holds says ``common.run.training``.
 """
 from contextlib import contextmanager
 from typing import Callable, Iterator, Sequence

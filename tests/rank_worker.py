@@ -14,6 +14,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from small_networks import FloatStatus, Saturating
 from trajectories import repeat
 
 from common.callback.epoch import SharedStatistics, StopOnBadLoss
@@ -30,7 +31,7 @@ from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
 from common.network import build_network
 from common.optimizer.rules import SGD
-from common.run import statistics_of
+from common.run.training import statistics_of
 from common.tasks import evaluate as evaluate_task, train as train_task
 from common.tasks.train import build_step
 from common.train_step import ClassifierLoss, TrainStep
@@ -39,7 +40,6 @@ from gmlp.src.spec import SPEC as GMLP
 from hlg.src.spec import SPEC as HLG
 from mae.src.spec import SPEC as MAE
 from mae.src.vit import ProbeNorm
-from small_networks import FloatStatus, Saturating
 from soft.src.spec import SPEC as SOFT
 
 GLOBAL_BATCH = 12  # divisible by 1, 2 and 3 ranks

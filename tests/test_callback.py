@@ -10,6 +10,7 @@ from mindspore import dataset as ds, nn
 from mindspore.train import Model
 from small_networks import Linear
 
+from common.callback import tensorboard
 from common.callback.epoch import Pictures, callbacks
 from common.checkpoint.run_folder import RunFolder
 from common.config.options import Config
@@ -19,7 +20,7 @@ from common.errors import UserError
 from common.logger import LogLines, LogStyle
 from common.metric import Scores
 from common.optimizer.rules import SGD
-from common.run import Run, TrainingState
+from common.run.training import Run, TrainingState
 from common.spec import ModelSpec
 from common.train_step import ClassifierLoss, TrainStep
 
@@ -65,10 +66,11 @@ def run_of(folder, logger, lr, draw_samples=None, **keys):
     spec = ModelSpec("net", {"net": {}}, None, log_style=ZOO, draw_samples=draw_samples)
     samples = ArraySamples("noise", ["a", "b", "c"], np.zeros(0, np.int32), np.zeros((0, 2, 2, 3), np.uint8), [])
     return Run(DrawingConfig(model="net", epochs=EPOCHS, **keys), spec, Runtime(), samples,
-               TrainingState(EPOCHS, BATCHES, BATCH, lr), RunFolder(folder, "net", keep=2), LogLines(ZOO, logger))
+               TrainingState(EPOCHS, BATCHES, BATCH, lr),
+               RunFolder(folder, "net", keep=2, keep_best=keys.get("keep_best_max", 1)), LogLines(ZOO, logger))
 
 
-def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_interval=1, eval_offset=-1):
+def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, **keys):
     """Run a real training of a linear network with every callback."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCHES * BATCH, 1, 3, 2)).astype(np.float32)
@@ -81,8 +83,7 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, eval_i
     step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network,
                      SGD(network.trainable_params(), lr, momentum=0.0))
     results = iter(scores)
-    run = run_of(folder, logger, lr, log_interval=2, eval_interval=eval_interval, eval_offset=eval_offset,
-                 save_checkpoint_epochs=3)
+    run = run_of(folder, logger, lr, log_interval=2, save_checkpoint_epochs=3, **keys)
     Model(step).train(EPOCHS, data, callbacks(run, step, lambda **_: Scores(next(results), 0.9, 1.5, 40, 5, 0.25), 0),
                       dataset_sink_mode=False)
     return run.state, lr
@@ -127,6 +128,15 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
     assert load_checkpoint(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
 
 
+def test_the_best_checkpoints_are_kept_as_many_as_wanted(tmp_path, kept):
+    from common.checkpoint.file import load_checkpoint
+
+    state, _ = train(tmp_path, kept[0], keep_best_max=2)
+    assert state.bests == [(0.5, 2), (0.5, 4)]  # 0.25 of the first epoch and 0.375 of the third gave way
+    assert {path.name: load_checkpoint(path)[1]["epoch"] for path in tmp_path.glob("net_best*")} == {
+        "net_best.ckpt": 2, "net_best_epoch2.ckpt": 2, "net_best_epoch4.ckpt": 4}
+
+
 @pytest.mark.parametrize("interval, epochs", [(1, [1, 2, 3, 4]), (3, [3, 4])])
 def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(tmp_path, interval, epochs, kept):
     modes = []
@@ -147,6 +157,39 @@ def test_curves_are_drawn(tmp_path, kept):
     from PIL import Image
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 200
+
+
+def test_curves_for_tensorboard_need_its_package(monkeypatch):
+    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    from common.tasks.train import train as task
+
+    with pytest.raises(UserError, match="^tensorboard: the package tensorboard.*is not installed; run 'pip install"):
+        task(DrawingConfig(tensorboard=True), ModelSpec("net", {"net": {}}, None))
+
+
+def test_tensorboard_shows_a_point_per_epoch_also_of_a_run_that_was_continued(tmp_path, kept):
+    read = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.util.tensor_util import make_ndarray
+
+    def points():
+        shown = read.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        return {tag: [(point.step, float(make_ndarray(point.tensor_proto))) for point in shown.Tensors(tag)]
+                for tag in shown.Tags()["tensors"]}
+
+    state, _ = train(tmp_path, kept[0], tensorboard=True, eval_interval=2)
+    rows = list(map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines()))
+    first = points()
+    for key, tag in (("loss", "loss/train"), ("eval_loss", "loss/eval"), ("top1", "accuracy/top1"), ("lr", "lr")):
+        expected = [(row["epoch"], row[key]) for row in rows if key in row]
+        assert len(expected) == (2 if key in ("eval_loss", "top1") else 4)
+        assert first[tag] == [(epoch, pytest.approx(value, rel=1e-6)) for epoch, value in expected], tag  # float32
+    run = run_of(tmp_path, kept[0], np.ones(EPOCHS * BATCHES), tensorboard=True)
+    run.state.history = rows[:2]  # killed in the third epoch, which is done again
+    writer = tensorboard.EventFiles(run)
+    for row in rows[2:]:
+        run.state.history.append(row | {"loss": 9.0})
+        writer.on_train_epoch_end(None)
+    assert points()["loss/train"] == first["loss/train"][:2] + [(3, 9.0), (4, 9.0)]
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(tmp_path, kept):

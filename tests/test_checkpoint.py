@@ -176,7 +176,7 @@ def test_a_run_keeps_its_newest_checkpoints_and_the_best(tmp_path, tensors):
     folder = RunFolder(tmp_path, "net", keep=2)
     for epoch in (1, 2, 9, 10):
         path = folder.save(epoch, 5, tensors, {"epoch": epoch})
-    folder.save_best(tensors, {"epoch": 10}, same_as=path)
+    folder.save_best(tensors, {"epoch": 10}, [10], same_as=path)
     assert [p.name for p in folder.checkpoints()] == ["net-9_5.ckpt", "net-10_5.ckpt"]  # by number, not by letter
     assert folder.best.read_bytes() == path.read_bytes()
 
@@ -270,7 +270,7 @@ def test_a_folder_that_vanishes_or_is_another_one_is_noticed_before_anything_is_
     folder.folder.mkdir()
     folder.lock.path.write_text("of another training")
     with pytest.raises(UserError, match="run was removed, moved or replaced"):
-        folder.save_best(tensors, {"epoch": 2})
+        folder.save_best(tensors, {"epoch": 2}, [2])
 
 
 def test_what_killed_processes_left_unfinished_is_removed(tmp_path, tensors):
@@ -291,18 +291,26 @@ def test_checkpoints_inside_an_epoch_give_way_to_the_next_and_count_for_none_tha
                     ["2_5", "3_5", "4_1"]]
 
 
+@pytest.mark.parametrize("keep, names", [(1, ["net_best.ckpt"]), (2, ["net_best.ckpt", "net_best_epoch2.ckpt",
+                                                                      "net_best_epoch3.ckpt"])])
 @pytest.mark.parametrize("state, words", [("missing", "was missing"), ("damaged", "was damaged"),
                                           ("other", "held epoch 1 instead of 2"), ("right", "")])
-def test_the_best_checkpoint_is_made_again_or_mentioned(tmp_path, tensors, state, words):
-    folder = RunFolder(tmp_path, "net", steps_per_epoch=5)
-    paths = {epoch: folder.save(epoch, 5, tensors, {"epoch": epoch}) for epoch in (1, 2, 3)}
+def test_the_best_checkpoints_are_made_again_or_mentioned(tmp_path, tensors, state, words, keep, names):
+    folder = RunFolder(tmp_path, "net", steps_per_epoch=5, keep_best=keep)
+    paths = {epoch: folder.save(epoch, 5, tensors, {"epoch": epoch}) for epoch in (1, 2, 3, 4)}
+    best = [2, 3][:keep]
     if state != "missing":
-        folder.save_best(tensors, {"epoch": 1 if state == "other" else 2})
+        for epoch in [1] if state == "other" else [4, *best]:  # what a later epoch left, that has to be done again
+            folder.save_best(tensors, {"epoch": epoch}, [epoch] if state == "other" else [*best, 4])
     if state == "damaged":
-        folder.best.write_bytes(folder.best.read_bytes()[:-30])
-    said = folder.mend_best(2, paths[3])
-    assert words in said and ("made again from" in said) == bool(words)
-    assert load_checkpoint(folder.best)[1] == {"epoch": 2}
+        for path in folder.best_files(best):
+            path.write_bytes(path.read_bytes()[:-30])
+    said = folder.mend_best(best, paths[4])
+    assert len(said) == (0 if state == "right" else len(names)) and (state == "right" or words in said[0])
+    assert sorted(path.name for path in tmp_path.glob("*best*")) == names
+    assert {path: load_checkpoint(path)[1]["epoch"] for path in folder.best_files(best)} == folder.best_files(best)
     paths[2].unlink()
-    folder.best.unlink()
-    assert "it stays so until a better epoch comes" in folder.mend_best(2, paths[3])
+    for path, epoch in folder.best_files(best).items():
+        if epoch == 2:
+            path.unlink()
+    assert "it stays so until a better epoch comes" in folder.mend_best(best, paths[4])[0]

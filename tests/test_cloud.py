@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from entry import ROOT, environment, run, sentence, write_yaml
 
 from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
@@ -27,8 +28,7 @@ from common.config.options import Config
 from common.dataset.once import once
 from common.errors import UserError
 from common.network import build_network
-from common.run import plain
-from entry import ROOT, environment, run, sentence, write_yaml
+from common.run.training import plain
 from gmlp.src.spec import SPEC
 
 ALONE = Place(job="7")

@@ -28,7 +28,7 @@ from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.network import build_network
 from common.optimizer.rules import SGD
-from common.run import TrainingState, open_run
+from common.run.training import TrainingState, open_run
 from common.tasks import train as training
 from common.train_step import ClassifierLoss, TrainStep
 from gmlp.src.spec import SPEC as GMLP
@@ -70,6 +70,8 @@ PROVED = {  # test -> the keys that it would miss
     "layers/test_precision.py::test_each_level_hands_on_half_precision_where_it_says": "amp_level",
     "ranks/test_ranks.py::test_synchronised_batch_norm_of_two_ranks_equals_one_rank_with_the_whole_batch": "sync_bn",
     "ranks/test_ranks.py::test_base_lr_follows_the_global_batch": "base_lr",
+    "test_callback.py::test_the_best_checkpoints_are_kept_as_many_as_wanted": "keep_best_max",
+    "test_callback.py::test_curves_for_tensorboard_need_its_package": "tensorboard",
     "test_callback.py::test_without_a_terminal_progress_is_plain_lines": "log_interval",
     "test_callback.py::test_evaluation_follows_interval_and_offset": "eval_interval eval_offset",
     "test_callback.py::test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode": "sample_every",

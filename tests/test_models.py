@@ -1,4 +1,5 @@
 """The zoo in programs of one's own: every variant by its name, with weights, as features; from any folder."""
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -6,15 +7,18 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from entry import ROOT, environment
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from common import Predictor, create_model, list_models
 from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
+from common.config.load import from_mapping
 from common.errors import UserError
 from common.models import find_model
-from entry import ROOT, environment
+from common.tasks.export import export
 
 TINY = {"gmlp_ti": {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 3},
         "convmlp_s": {"image_size": 32, "channels": 8, "dims": (8, 16), "depths": (1, 1), "mlp_ratio": 2},
@@ -67,6 +71,31 @@ def test_weights_come_from_other_files_too_and_a_new_head_keeps_its_initial_valu
         Path("x.ckpt"), weights_of(network), {"family": "gmlp", "model": "gmlp_ti", "config": TINY["gmlp_ti"]}))
     assert found(images(16)).shape == (2, 7)
     assert np.array_equal(found.stem.proj.weight.asnumpy(), network.stem.proj.weight.asnumpy())
+
+
+def test_exported_weights_are_read_elsewhere_and_back_again():
+    network = create_model("gmlp_ti", num_classes=2, **TINY["gmlp_ti"])
+    config = {"model": "gmlp_ti", "num_classes": 2, "mean": [0.5], **TINY["gmlp_ti"], "device_target": "CPU",
+              "data_dir": "/of/my/own"}
+    save_checkpoint(Path("run.ckpt"), weights_of(network), {"family": "gmlp", "model": "gmlp_ti", "config": config,
+                                                            "classes": ["cat", "dog"]})
+    spec = find_model("gmlp_ti")
+    wanted = {"task": "export", "model": "gmlp_ti", "ckpt_path": "run.ckpt", "file_name": "net",
+              "file_format": "safetensors", "device_target": "CPU"}
+    file = export(from_mapping(wanted, "the test", spec), spec)
+    with safe_open(file, "np") as opened:  # as others read it
+        theirs = {name: opened.get_tensor(name) for name in opened.keys()}
+        held = json.loads(opened.metadata()["zoo_meta"])
+    assert held["classes"] == ["cat", "dog"] and held["config"]["mean"] == [0.5] and "data_dir" not in held["config"]
+    ours = {name: value.asnumpy() for name, value in weights_of(network).items()}
+    found = create_model("gmlp_ti", ckpt_path=file)  # whose sizes are no variant's
+    for name, value in spec.convert(theirs).items():
+        assert value.tobytes() == ours[name].tobytes() == weights_of(found)[name].asnumpy().tobytes()
+    for more in ({"softmax": True}, {"with_preprocess": True}):
+        with pytest.raises(UserError, match="SAFETENSORS holds the weights"):
+            export(from_mapping(wanted | more, "the test", spec), spec)
+    with pytest.raises(UserError, match="holds gmlp_ti, a gmlp model; create that one"):
+        create_model("soft_tiny", ckpt_path=file)
 
 
 def test_sentences_name_arguments_and_not_flags():

@@ -12,12 +12,15 @@ from mindspore.train import Callback
 from tqdm import tqdm
 
 from common.callback.stop import Interrupted, StopWhenAsked, sinks
+from common.callback.tensorboard import EventFiles
 from common.config.options import Config
 from common.context.ranks import Runtime
 from common.errors import UserError
 from common.metric import Scores
 from common.pictures.curves import plot_history
-from common.run import HISTORY, Run, TrainingState, statistics_of, training_tensors, write_history
+from common.run.card import Card
+from common.run.history import HISTORY, write_history
+from common.run.training import Run, TrainingState, statistics_of, training_tensors
 from common.train_step import MAX_SKIPPED_IN_A_ROW, TrainStep
 
 CURVES = "curves.png"
@@ -187,8 +190,8 @@ class Evaluation(Callback):
         self.step.set_train()
         state.row.update(top1=scores.top1, top5=scores.top5, eval_loss=scores.loss, eval_time=scores.seconds,
                          eval_images=scores.seen)
-        if scores.top1 > state.best:
-            state.best, state.best_epoch = scores.top1, state.epoch
+        ranked = sorted([*state.bests, (scores.top1, state.epoch)], key=lambda one: (-one[0], one[1]))
+        state.bests = ranked[:self.run.config.keep_best_max]
         self.run.log.emit("evaluated", **epoch_values(state), **_evaluation_values(state))
 
 
@@ -215,7 +218,7 @@ class Pictures(Callback):
 
 
 class Saving(Callback):
-    """Writes the checkpoint of an epoch, and the best one."""
+    """Writes the checkpoint of an epoch, and the best ones."""
 
     def __init__(self, run: Run, step: TrainStep):
         super().__init__()
@@ -225,17 +228,17 @@ class Saving(Callback):
     def on_train_epoch_end(self, run_context):
         run, state, path = self.run, self.run.state, None
         due = state.epoch % run.config.save_checkpoint_epochs == 0 or state.epoch == state.epochs
-        is_best = state.best_epoch == state.epoch
+        bests = [epoch for _, epoch in state.bests]
         if not due:  # one that was saved when this epoch's evaluation was stopped has done its work
             run.folder.path_of(state.epoch, state.steps_per_epoch).unlink(missing_ok=True)
-        if not due and not is_best:
+        if not due and state.epoch not in bests:
             return
         tensors, meta = training_tensors(self.step), run.description()
         if due:
             path = run.folder.save(state.epoch, state.steps_per_epoch, tensors, meta)
             run.log.emit("saved", path=path)
-        if is_best:
-            run.folder.save_best(tensors, meta, same_as=path)
+        if state.epoch in bests:
+            run.folder.save_best(tensors, meta, bests, same_as=path)
 
 
 class History(Callback):
@@ -263,10 +266,28 @@ class History(Callback):
                      train_time=state.row["epoch_time"], total_time=total, eta=total * (state.epochs - state.epoch))
 
 
+def draw_all_curves(run: Run) -> None:
+    """Draw the curves of a run that is complete: it may have been killed before it did."""
+    draw_curves(run)
+    if run.config.tensorboard:
+        EventFiles(run).write()
+
+
 def draw_curves(run: Run) -> None:
     """Draw ``curves.png`` from the records of the run."""
     title = f"{run.spec.display_name(run.config.model)} on {run.samples.name}"
     plot_history(run.state.history, run.file(CURVES), title)
+
+
+class CardOfRun(Callback):
+    """Writes the card of the run again after every epoch."""
+
+    def __init__(self, card: Card):
+        super().__init__()
+        self.card = card
+
+    def on_train_epoch_end(self, run_context):
+        self.card.write()
 
 
 class Profile(Callback):
@@ -290,7 +311,8 @@ class Profile(Callback):
         self.profiler.stop()
 
 
-def callbacks(run: Run, step: TrainStep, evaluate: Callable[..., Scores] | None, start_epoch: int) -> list[Callback]:
+def callbacks(run: Run, step: TrainStep, evaluate: Callable[..., Scores] | None, start_epoch: int,
+              card: Card | None = None) -> list[Callback]:
     """Return what happens around the steps of a training, in the order in which it happens.
 
     Args:
@@ -298,6 +320,7 @@ def callbacks(run: Run, step: TrainStep, evaluate: Callable[..., Scores] | None,
         step: its step.
         evaluate: evaluates the network, and calls its argument before every batch; ``None``: there is no evaluation.
         start_epoch: epochs that are done already.
+        card: the card of the run, on rank 0.
     """
     config, is_main = run.config, run.runtime.is_main
     found = [EpochRecord(run, step), SharedStatistics(step, run.runtime), StopOnBadLoss(config, step)]
@@ -311,7 +334,12 @@ def callbacks(run: Run, step: TrainStep, evaluate: Callable[..., Scores] | None,
         found.append(Pictures(run, step))
     if is_main and config.save_checkpoint:
         found.append(Saving(run, step))
-    found += [History(run), stop]
+    found.append(History(run))
+    if is_main and config.tensorboard:
+        found.append(EventFiles(run))
+    if card is not None:
+        found.append(CardOfRun(card))
+    found.append(stop)
     if config.open_profiler:
         found.append(Profile(run))
     return found

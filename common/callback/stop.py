@@ -10,7 +10,7 @@ from mindspore.train import Callback
 
 from common.command import ENDING
 from common.context.ranks import Runtime
-from common.run import Run, tensors_of_ranks, together, training_tensors
+from common.run.training import Run, tensors_of_ranks, together, training_tensors
 from common.train_step import TrainStep
 
 

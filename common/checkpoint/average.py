@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.files import ROOT
 
 ENDING = re.compile(r"-(\d+)_(\d+)\.ckpt$")  # epoch and step in the name of a run's checkpoint
-ACCURACY = re.compile(r"(?:Top_1_Accuracy|accuracy|acc)'?\W+(\d[\d.]*)")  # what eval.py of a model prints
+ACCURACY = re.compile(r"(?:Top_1_Accuracy|accuracy|acc)'?\W+(\d\.\d+)")  # what eval.py of a model prints
 SAME = ("family", "model", "classes")  # what averaged checkpoints must agree in
 
 
@@ -133,8 +133,8 @@ def evaluate(path: Path, flags: Sequence[str]) -> float:
         raise UserError(f"{path} does not say of which model it is, so it cannot be evaluated.")
     done = subprocess.run([sys.executable, ROOT / family / "eval.py", "--ckpt_path", path, *flags], text=True,
                           capture_output=True, stdin=subprocess.DEVNULL)
-    found = ACCURACY.search(done.stdout)
+    found = ACCURACY.findall(done.stdout)
     if done.returncode or not found:
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
         raise UserError(said[-1] if said else f"{path} could not be evaluated: {done.stderr.strip()[-500:]}")
-    return float(found[1])
+    return float(found[-1])

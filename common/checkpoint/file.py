@@ -9,14 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from common.checkpoint.names import FORMAT, META
 from common.errors import UserError, reason
 from common.files import written_whole
-
-META = "zoo_meta"  # name of the JSON text inside a checkpoint that says what it holds
-# Number of the format, in the description. It rises when a program that knows only the number before would read a file
-# wrongly; files of every number load for ever, also those of before there were numbers (0). tests/data/formats keeps one
-# of each.
-FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Parameter | Tensor | np.ndarray],
@@ -26,7 +21,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Parameter | Tensor |
     Args:
         path: ends in ``.ckpt``.
         tensors: name -> value.
-        meta: what the checkpoint holds, as JSON values; see ``common.run``.
+        meta: what the checkpoint holds, as JSON values; see ``common.run.training``.
 
     Raises:
         UserError: if the file cannot be written.

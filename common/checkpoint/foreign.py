@@ -2,12 +2,13 @@
 import json
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
 
+from common.checkpoint.names import FORMAT, META
 from common.checkpoint.pickled import Strided, read_torch
 from common.errors import UserError
 from common.files import written_whole
@@ -27,11 +28,13 @@ class Source:
         tensors: name -> array; bfloat16 comes as float32.
         part: which part of a training program's checkpoint they are; empty for plain weights.
         ignored: name -> reason, for entries that are left out.
+        meta: what a file of this zoo says about itself; empty for others.
     """
 
     tensors: dict[str, np.ndarray]
     part: str = ""
     ignored: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -55,16 +58,17 @@ def read(path: str | Path) -> Source:
     if not start:
         raise UserError(f"ckpt_path: {path} is empty.")
     if start[8:] == b"{":
-        return _source(path, _read_safetensors(path))
+        tensors, meta = _read_safetensors(path)
+        return replace(_source(path, tensors), meta=meta)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return _source(path, read_torch(path))
     raise UserError(f"ckpt_path: {path} is neither a PyTorch nor a safetensors file; a .pth, .pt, .bin or .safetensors "
                     "file is needed.")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Parse the format: 8 bytes of header length, JSON header, data. The usual package cannot read bfloat16 alone."""
-    tensors = {}
+    tensors, meta = {}, {}
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         begin, size = 8 + length, path.stat().st_size
@@ -72,6 +76,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             header = json.loads(file.read(length)) if begin <= size else None
             for name, entry in header.items():
                 if name == "__metadata__":
+                    meta = dict(json.loads(entry.get(META, "{}")))
                     continue
                 kind, (first, last) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
                 if not 0 <= first <= last <= size - begin or last - first != math.prod(entry["shape"]) * kind.itemsize:
@@ -82,7 +87,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UserError(f"ckpt_path: {path} is a damaged or truncated safetensors file, or holds a type of numbers "
                             f"that is not one of {', '.join(TYPES)}.") from error
-    return tensors
+    return tensors, meta
 
 
 def _widen(bfloat16: np.ndarray) -> np.ndarray:
@@ -134,8 +139,13 @@ def _source(path: Path, content: Any) -> Source:
     return Source(tensors, ".".join(parts), ignored)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file that is whole or absent.
+
+    Args:
+        path: the file.
+        tensors: name -> value.
+        meta: what it holds, as JSON values.
 
     Raises:
         UserError: if it cannot be written.
@@ -146,6 +156,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     try:
         with written_whole(path, "out") as unfinished:
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, unfinished,
-                      metadata={"format": "pt"})
+                      metadata={"format": "pt", META: json.dumps({"format": FORMAT, **(meta or {})})})
     except SafetensorError as error:
         raise UserError(f"out: '{path}' cannot be written ({error}).") from error

@@ -1,12 +1,18 @@
-"""Names of tensors in other people's files: what the models' ``weights.py`` share. Imports without MindSpore.
+"""Names in files of weights: of our description, and of other people's tensors. Imports without MindSpore.
 
-PyTorch and MindSpore call the tensors of a linear layer and a convolution alike, those of a norm differently; and
-PyTorch counts a BatchNorm's batches, which nothing needs.
+The rules are what the models' ``weights.py`` share. PyTorch and MindSpore call the tensors of a linear layer and a
+convolution alike, those of a norm differently; and PyTorch counts a BatchNorm's batches, which nothing needs.
 """
 import re
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
+
+META = "zoo_meta"  # of the JSON text inside a file of weights that says what it holds
+# Number of the format, in the description. It rises when a program that knows only the number before would read a file
+# wrongly; files of every number load for ever, also those of before there were numbers (0). tests/data/formats keeps
+# one of each.
+FORMAT = 1
 
 OURS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}

@@ -1,8 +1,9 @@
 """The checkpoints of one run: which there are, which are kept, which is the newest whole one."""
+import glob
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -25,24 +26,32 @@ class RunFolder:
     """The checkpoints of one run: ``NAME-EPOCH_STEP.ckpt``, of which the newest are kept, and ``NAME_best.ckpt``.
 
     One with fewer steps than an epoch has was written inside that epoch; it is deleted as soon as there is a newer one.
+    Where more than one best are kept, each also lies under the name of its epoch, ``NAME_best_epochEPOCH.ckpt``.
 
     Args:
         folder: the run's folder.
         name: the model's name in file names.
         keep: how many checkpoints of whole epochs to keep.
         steps_per_epoch: optimizer steps of an epoch.
+        keep_best: how many of the best to keep.
     """
 
-    def __init__(self, folder: Path, name: str, keep: int = 10, steps_per_epoch: int = 0):
+    def __init__(self, folder: Path, name: str, keep: int = 10, steps_per_epoch: int = 0, keep_best: int = 1):
         self.folder = Path(folder)
         self.name = name
         self.keep = keep
         self.steps_per_epoch = steps_per_epoch
+        self.keep_best = keep_best
         self.lock = FolderLock(self.folder)
 
     @property
     def best(self) -> Path:
         return self.folder / f"{self.name}_best.ckpt"
+
+    def best_files(self, epochs: Sequence[int]) -> dict[Path, int]:
+        """Return the files of the best epochs, of which the best is the first, and the epoch that each holds."""
+        named = {self.folder / f"{self.name}_best_epoch{epoch}.ckpt": epoch for epoch in epochs}
+        return {self.best: epochs[0]} | (named if self.keep_best > 1 else {})
 
     def begin(self) -> None:
         """Take the folder for this process, and remove what killed processes have left unfinished.
@@ -81,48 +90,67 @@ class RunFolder:
             old.unlink(missing_ok=True)
         return path
 
-    def save_best(self, tensors: Mapping[str, Any], meta: Mapping[str, Any], same_as: Path | None = None) -> Path:
-        """Write the best checkpoint; ``same_as`` is a file of the same content, if there is one.
+    def save_best(self, tensors: Mapping[str, Any], meta: Mapping[str, Any], epochs: Sequence[int],
+                  same_as: Path | None = None) -> None:
+        """Write the checkpoint of one of the best epochs, and delete those of epochs that are no longer among them.
+
+        Args:
+            tensors: name -> value.
+            meta: its description, with its ``epoch``.
+            epochs: the best so far, the best first.
+            same_as: a file of the same content, if there is one.
 
         Raises:
             UserError: if it cannot be written, or the folder is no longer there.
         """
         self.lock.check()
-        if same_as is None:
-            return save_checkpoint(self.best, tensors, meta)
-        with written_whole(self.best, "ckpt_save_dir") as unfinished:
-            shutil.copyfile(same_as, unfinished)
-        return self.best
+        for path, epoch in self.best_files(epochs).items():
+            if epoch == meta["epoch"]:
+                same_as = _copied(same_as, path) if same_as else save_checkpoint(path, tensors, meta)
+        self._remove_other_bests(epochs)
 
-    def mend_best(self, epoch: int, source: Path) -> str:
-        """Make the best checkpoint be that of ``epoch``, as a run would have left it that was not stopped.
+    def _remove_other_bests(self, epochs: Sequence[int]) -> None:
+        for path in self.folder.glob(f"{glob.escape(self.name)}_best_epoch*.ckpt"):
+            if path not in self.best_files(epochs):
+                path.unlink(missing_ok=True)
+
+    def mend_best(self, epochs: Sequence[int], source: Path) -> list[str]:
+        """Make the best checkpoints be those of ``epochs``, as a run would have left them that was not stopped.
 
         Args:
-            epoch: the best epoch so far, from 1.
+            epochs: the best epochs so far, from 1, the best first.
             source: the checkpoint from which the run continues.
 
         Returns:
-            What was found and done, in a sentence; empty if all was well.
+            What was found and done, in sentences; none if all was well.
         """
-        problem = f"{self.best} was missing"
-        if self.best.exists():
+        self.lock.check()
+        said = [self._mend(path, epoch, source) for path, epoch in self.best_files(epochs).items()]
+        self._remove_other_bests(epochs)
+        return [sentence for sentence in said if sentence]
+
+    def _mend(self, file: Path, epoch: int, source: Path) -> str:
+        problem = f"{file} was missing"
+        if file.exists():
             try:
-                held = load_checkpoint(self.best)[1].get("epoch", 0)
-                problem = "" if held == epoch else f"{self.best} held epoch {held} instead of {epoch}"
+                held = load_checkpoint(file)[1].get("epoch", 0)
+                problem = "" if held == epoch else f"{file} held epoch {held} instead of {epoch}"
             except Damaged:
-                problem = f"{self.best} was damaged"
+                problem = f"{file} was damaged"
         if not problem:
             return ""
-        for path in (self.path_of(epoch, self.steps_per_epoch), source, source.with_name(self.best.name)):
+        named = self.folder / f"{self.name}_best_epoch{epoch}.ckpt"
+        for path in (self.path_of(epoch, self.steps_per_epoch), source, self.best, named,
+                     source.with_name(self.best.name), source.with_name(named.name)):
             try:
                 meta = load_checkpoint(path)[1]
             except UserError:
                 continue
             if (meta.get("epoch"), meta.get("step", 0)) == (epoch, 0):
-                self.save_best({}, {}, same_as=path)
+                _copied(path, file)
                 return f"{problem}; it is made again from {path}."
-        return (f"{problem}, and the checkpoint of epoch {epoch}, the best so far, is not there to make it again; it "
-                "stays so until a better epoch comes.")
+        return (f"{problem}, and the checkpoint of epoch {epoch}, one of the best so far, is not there to make it "
+                "again; it stays so until a better epoch comes.")
 
     def newest(self) -> Found | None:
         """Read the newest checkpoint that is whole; ``None``: there is no run yet.
@@ -144,3 +172,10 @@ class RunFolder:
             raise UserError(f"ckpt_save_dir: none of the checkpoints in {self.folder} can be read, the newest because "
                             f"of: {problems[0]} Move them away to start again.")
         return None
+
+
+def _copied(source: Path, path: Path) -> Path:
+    """Copy a checkpoint to a path, whole or not at all."""
+    with written_whole(path, "ckpt_save_dir") as unfinished:
+        shutil.copyfile(source, unfinished)
+    return path

@@ -299,6 +299,9 @@ class Config:
                                          "newest "
                                          "is kept until the epoch has one; 0: none", aliases=("save_ckpt_steps",), ge=0)
     keep_checkpoint_max: int = _saving(10, "checkpoints kept, the oldest go first; the best is kept besides", ge=1)
+    keep_best_max: int = _saving(1, "checkpoints of the highest top-1 kept; with more than one, each also under the "
+                                 "name of its epoch, NAME_best_epochN.ckpt", ge=1)
+    tensorboard: bool = _saving(False, "write the curves also for TensorBoard, into the folder tensorboard of the run")
     resume: str = _saving("", "checkpoint of a run to continue; a run in the same ckpt_save_dir continues by itself",
                           path=True, convert=written.no_switch_for_resuming)
     prefix: str = _saving("", "beginning of checkpoint names; empty: the name of the variant")
@@ -325,8 +328,9 @@ class Config:
     load_path: str = _cloud("", "local folder of checkpoint_url (/cache/pretrain for a remote one)", path=True)
 
     # export
-    file_format: str = _export("MINDIR", "format of the exported file; AIR, on Ascend only, is deprecated in MindSpore "
-                               "2: prefer MINDIR", choices=("MINDIR", "AIR", "ONNX"), tasks=("export",))
+    file_format: str = _export("MINDIR", "format of the exported file; SAFETENSORS: weights alone, under the authors' "
+                               "names; AIR, on Ascend only, is deprecated in MindSpore 2: prefer MINDIR",
+                               choices=("MINDIR", "AIR", "ONNX", "SAFETENSORS"), tasks=("export",))
     file_name: str = _export("", "exported file, the ending may be left out; empty: the name of the variant, "
                              "beside export.py", path=True, tasks=("export",))
     part: str = _export("classifier", "what is exported", choices=("classifier",), tasks=("export",))

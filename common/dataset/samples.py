@@ -4,6 +4,7 @@ Imports no MindSpore.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -63,6 +64,17 @@ class Samples(ABC):
     @abstractmethod
     def where(self, index: int) -> str:
         """Return the file (and the record) of one image, for messages."""
+
+    @abstractmethod
+    def identity(self) -> bytes:
+        """Return what tells the images from others: their names without the folder, or where they have none, pixels."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of classes, labels and images in their order: equal where the data are, in any folder."""
+        digest = hashlib.blake2b(json.dumps(self.classes).encode(), digest_size=16)
+        digest.update(self.labels.astype("<i4").tobytes())
+        digest.update(self.identity())
+        return digest.hexdigest()
 
     def count_errors(self) -> None:
         """Begin to count images that could not be read; to be called before worker processes start."""
@@ -164,6 +176,9 @@ class FileSamples(EncodedSamples):
     def where(self, index: int) -> str:
         return os.path.join(self.folder, os.fsdecode(self.files[index]))
 
+    def identity(self) -> bytes:
+        return b"\0".join(self.files.tolist())
+
     def read(self, index: int) -> bytes:
         try:
             with open(self.where(index), "rb") as file:
@@ -182,6 +197,9 @@ class ArraySamples(Samples):
                  sources: Sequence[tuple[str, int]]):
         super().__init__(name, classes, labels)
         self.images, self.sources = images, list(sources)
+
+    def identity(self) -> bytes:
+        return self.images.tobytes()
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])

@@ -34,6 +34,9 @@ class ShardSamples(EncodedSamples):
     def where(self, index: int) -> str:
         return f"{self.folder / self.shards[self.places[index, 1]]}:{os.fsdecode(self.names[index])}"
 
+    def identity(self) -> bytes:
+        return b"\0".join(self.names.tolist())
+
     def read(self, index: int) -> bytes:
         _, shard, first, count = self.places[index].tolist()
         try:

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.pictures.figure import (Axes, Figure, broken_lines, can_draw, open_figure, quiet_axes, short_number,
                                     show_epochs, write_figure)
 from common.pictures.style import BLUE, DISTINCT, GREEN, NOTE, ORANGE, PURPLE
-from common.run import HISTORY, read_history
+from common.run.history import HISTORY, read_history
 
 LINES = ("-", "--")  # of several runs: first every colour with the first, then with the second
 MOST_RUNS = len(LINES) * len(DISTINCT)  # in one picture

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.files import ROOT
 from common.spec import ModelSpec
 
+PREPARATION = ("image_size", "eval_image_size", "crop_pct", "interpolation", "eval_interpolation", "mean", "std")
 Say = Callable[[str], None]
 NO_PROOF = ("all logits are 0, as those of a head that was never trained: that proves nothing about the weights before "
             "it")
@@ -56,8 +57,14 @@ def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_c
     save_checkpoint(out, weights, meta)
 
 
-def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say: Say = print) -> None:
+def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say: Say = print
+                   ) -> dict[str, np.ndarray]:
     """Write the network of one of our checkpoints as safetensors under the authors' names, bit for bit.
+
+    The file also says which network it is, the names of the classes, and how images are prepared.
+
+    Returns:
+        What was written, under the authors' names.
 
     Raises:
         UserError: if the checkpoint is not a whole network of this family, or ``out`` cannot be written.
@@ -80,7 +87,12 @@ def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say:
     say(f"matched: {len(report.matched)}")
     _say_dead(say, report.dead)
     say(_variant(spec, variant, settings))
-    write_safetensors(out, spec.restore(ours))
+    held = meta.get("config", {})
+    description = {"family": spec.name, "model": variant, "classes": meta.get("classes", []),
+                   "config": settings | {key: held[key] for key in PREPARATION if key in held}}
+    theirs = spec.restore(ours)
+    write_safetensors(out, theirs, description)
+    return theirs
 
 
 def _trained_with(meta: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from common.files import make_folder
 from common.metric import AnsweringStep, Answers, EvaluationStep, Scores, evaluate_batches
 from common.network import load_network
 from common.pictures.report import FILES as REPORT_FILES, write_report
-from common.run import open_console
+from common.run.training import open_console
 from common.spec import ModelSpec
 
 

@@ -12,7 +12,7 @@ from common.logger import get_logger
 from common.network import load_network
 from common.pictures.sheet import prediction_sheet
 from common.predict import Predictor, Result, format_table, write_csv, write_json
-from common.run import open_console
+from common.run.training import open_console
 from common.spec import ModelSpec
 
 

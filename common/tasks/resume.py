@@ -12,7 +12,8 @@ from common.config.options import Config
 from common.errors import UserError
 from common.layers.drop_path import seed_random_states
 from common.network import check_family, check_weights
-from common.run import HISTORY, Run, plain, read_history, tensors_of_ranks, together, training_tensors, write_history
+from common.run.history import HISTORY, read_history, write_history
+from common.run.training import Run, plain, tensors_of_ranks, together, training_tensors
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
@@ -22,10 +23,10 @@ FIXED = ("model", "num_classes", "in_channels", "opt", "ema", "seed")
 FACTORS = ("batch_size", "accumulation_steps", "world_size")
 # Keys that are about this machine or this call, and may change silently when a run continues.
 FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers", "eval_batch_size", "log_interval",
-        "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "data_dir", "eval_dir", "num_threads", "mode",
-        "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs", "save_checkpoint_steps",
-        "download", "allow_tf32", "jit_level", "deterministic", "max_device_memory", "recompute", "fused_attention",
-        "allreduce_buckets")
+        "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "keep_best_max", "data_dir", "eval_dir",
+        "num_threads", "mode", "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs",
+        "save_checkpoint_steps", "download", "allow_tf32", "jit_level", "deterministic", "max_device_memory",
+        "recompute", "fused_attention", "allreduce_buckets", "tensorboard")
 
 
 def restore(run: Run, step: TrainStep) -> tuple[int, int]:
@@ -52,10 +53,11 @@ def restore(run: Run, step: TrainStep) -> tuple[int, int]:
             _restore_ranks(run, step, tensors, meta)
         batches = (epoch * state.steps_per_epoch + done) * config.accumulation_steps  # other ranks, other accumulation
         step.micro_steps.set_data(ms.Tensor(batches, ms.int32))
-        state.best, state.best_epoch = meta["best"], meta["best_epoch"]
+        bests = meta.get("bests", [(meta["best"], meta["best_epoch"])])  # earlier versions kept one
+        state.bests = [(top1, epoch) for top1, epoch in bests[:config.keep_best_max] if epoch]
         logger.info(f"Continuing after epoch {epoch}{f' and {done} steps of the next' if done else ''} from {path}")
         if run.runtime.is_main and config.save_checkpoint and state.best_epoch:
-            if sentence := run.folder.mend_best(state.best_epoch, path):
+            for sentence in run.folder.mend_best([epoch for _, epoch in state.bests], path):
                 logger.warning(sentence)
     elif config.ckpt_path:
         report = _load_weights(config, run.spec, step)

@@ -23,7 +23,8 @@ from mindspore import amp, nn
 from mindspore.dataset import GeneratorDataset
 from mindspore.train import Callback, Model
 
-from common.callback.epoch import callbacks, draw_curves
+from common.callback.epoch import callbacks, draw_all_curves
+from common.callback.tensorboard import check_tensorboard
 from common.checkpoint.weights import HEAD
 from common.config.options import Config
 from common.config.yaml_file import save_config
@@ -37,7 +38,8 @@ from common.loss import build_loss
 from common.lr import schedule
 from common.network import build_network
 from common.optimizer.build import build_optimizer
-from common.run import Run, TrainingState, open_run
+from common.run.card import Card
+from common.run.training import Run, TrainingState, open_run
 from common.spec import ModelSpec
 from common.tasks.evaluate import evaluation
 from common.tasks.resume import restore
@@ -52,6 +54,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     Raises:
         UserError: for any mistake in the configuration, the data or the checkpoints.
     """
+    check_tensorboard(config)
     runtime = start(config)
     samples = open_samples(config, "train")
     pretraining = config.task == "pretrain"
@@ -71,14 +74,18 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     if config.task == "linprobe":
         freeze_body(network)
     step = build_step(config, spec, network, lr, runtime)
-    start_epoch, start_step = restore(run, step)
-    if start_epoch >= config.epochs:
+    start_epoch, start_step = done = restore(run, step)
+    complete = start_epoch >= config.epochs
+    card = Card(run, _count(network), eval_samples, None if complete else done) if runtime.is_main else None
+    if complete:
         logger.info(f"The training in {run.folder.folder} is complete ({start_epoch} of {config.epochs} epochs); raise "
                     "--epochs to go on, or choose another --ckpt_save_dir to start again.")
         if runtime.is_main:
-            draw_curves(run)  # the run may have been killed before
+            draw_all_curves(run)
+            card.write()
         return state
     if runtime.is_main:
+        card.write()
         save_config(config, run.file("config.yaml"))
         save_classes(samples, run.file("classes.json"))
     logger.info(f"{spec.display_name(config.model)}: {_count(network):,} parameters, {len(samples)} training images, "
@@ -87,7 +94,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
                 f"{runtime.world_size} x {runtime.device}, results in {run.folder.folder}")
 
     evaluate = evaluation(config, eval_samples, network, runtime) if eval_samples is not None else None
-    around = callbacks(run, step, evaluate, start_epoch)
+    around = callbacks(run, step, evaluate, start_epoch, card)
     data = functools.partial(train_batches, config, samples, rank=runtime.rank, world_size=runtime.world_size,
                              noise_length=network.noise_length if pretraining else 0)
     if start_step:

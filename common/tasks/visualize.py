@@ -7,7 +7,7 @@ from common.dataset.images import expand_images, load_image
 from common.errors import UserError
 from common.network import load_network
 from common.pictures.sheet import Subject, image_sheet
-from common.run import open_console
+from common.run.training import open_console
 from common.spec import ModelSpec
 
 OUT = "visualize.png"

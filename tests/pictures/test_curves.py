@@ -15,7 +15,7 @@ from common.pictures import figure as figures, style
 from common.pictures.curves import draw_comparison, draw_history, plot_history, show_curves, with_gaps
 from common.pictures.figure import broken_lines, open_figure, short_number, write_figure
 from common.pictures.style import DISTINCT
-from common.run import read_history
+from common.run.history import read_history
 
 
 def history(epochs=20, interval=1):

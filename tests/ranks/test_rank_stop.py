@@ -12,6 +12,7 @@ from entry import ROOT
 from rank_jobs import launcher, logs, stop, with_own_python
 
 from common.checkpoint.file import load_checkpoint
+from common.run.facts import read_facts
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -68,6 +69,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_the_job_goes_on
         for rank in range(2):
             said = (tmp_path / "parts" / f"log_rank_{rank}.txt").read_text()
             assert f"Continuing after epoch 0 and {step} steps of the next" in said
+        assert [(one["ranks"], one["steps_done"]) for one in read_facts(tmp_path / "parts")["starts"]] == [(2, 0), (2, step)]
     finally:
         for job in jobs:
             stop(job)

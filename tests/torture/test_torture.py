@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 from entry import ROOT, TINY, environment
 from moments import copies, disk_full_at
+from runs import differences, files
 
 from common.config.load import from_mapping
 from common.errors import UserError
 from common.tasks.train import train
 from gmlp.src.spec import SPEC
-from runs import differences, files
 
 SEED = 20
 # The last epoch's network is not the best, one epoch has no checkpoint of its own, and the oldest checkpoint goes.
 SMALL = TINY | {"image_size": 8, "embed_dim": 8, "depth": 1, "batch_size": 256, "accumulation_steps": 2, "epochs": 4,
                 "warmup_epochs": 0, "lr": 0.03, "ema": True, "ema_decay": 0.5, "save_checkpoint_epochs": 2,
-                "keep_checkpoint_max": 1, "save_checkpoint_steps": 1}
+                "keep_checkpoint_max": 1, "keep_best_max": 2, "save_checkpoint_steps": 1}
 MODELS = {
     "gmlp": ("gmlp/train.py", TINY | {"depth": 1, "epochs": 4, "mixup": 0.8, "ema": True, "accumulation_steps": 2,
                                       "save_checkpoint_steps": 2}),

@@ -16,9 +16,7 @@ over micro-batches, which are zero after every optimizer step. ``common.checkpoi
 ``common.tasks.resume`` continues from it.
 """
 import dataclasses
-import json
 import logging
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,16 +31,13 @@ from common.config.options import Config
 from common.context.ranks import Runtime
 from common.dataset.samples import Samples
 from common.errors import UserError
-from common.files import make_folder, write_whole
+from common.files import make_folder
 from common.logger import LogLines, get_logger, set_up
+from common.run.history import as_json
 from common.spec import ModelSpec
 from common.train_step import TrainStep
 
-HISTORY = "history.jsonl"
-
 Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,7 +53,7 @@ class TrainingState:
         start_step: optimizer steps that were done of the first epoch when the process began.
         row: the record of the current epoch, one line of ``history.jsonl``.
         history: the records of the epochs before.
-        best: best top-1 so far, as a fraction; -1 before the first evaluation.
+        bests: top-1, as a fraction, and epoch of the best so far, the best first; so many as are kept.
     """
 
     epochs: int
@@ -69,10 +64,19 @@ class TrainingState:
     start_step: int = 0
     row: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: float = -1.0
-    best_epoch: int = 0
+    bests: list[tuple[float, int]] = field(default_factory=list)
     fps: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.time)
+
+    @property
+    def best(self) -> float:
+        """Best top-1 so far, as a fraction; -1 before the first evaluation."""
+        return self.bests[0][0] if self.bests else -1.0
+
+    @property
+    def best_epoch(self) -> int:
+        """Its epoch; 0 before the first evaluation."""
+        return self.bests[0][1] if self.bests else 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,8 @@ class Run:
                 "config": plain(self.config), "epoch": state.epoch - bool(step), "step": step,
                 "steps_per_epoch": state.steps_per_epoch,
                 "world_size": self.runtime.world_size, "best": state.best,
-                "best_epoch": state.best_epoch, "row": {} if step else as_json(state.row), "mindspore": ms.__version__}
+                "best_epoch": state.best_epoch, "bests": state.bests, "row": {} if step else as_json(state.row),
+                "mindspore": ms.__version__}
 
 
 def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples, state: TrainingState) -> Run:
@@ -130,7 +135,8 @@ def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples
         UserError: if that is not possible, or another training writes there.
     """
     name = config.prefix or spec.display_name(config.model)
-    folder = RunFolder(Path(config.ckpt_save_dir), name, config.keep_checkpoint_max, state.steps_per_epoch)
+    folder = RunFolder(Path(config.ckpt_save_dir), name, config.keep_checkpoint_max, state.steps_per_epoch,
+                       config.keep_best_max)
 
     def begin() -> None:
         make_folder("ckpt_save_dir", folder.folder)
@@ -184,49 +190,6 @@ STATISTICS = ("moving_mean", "moving_variance")
 def statistics_of(parameters: Iterable[ms.Parameter]) -> list[ms.Parameter]:
     """Return the running statistics among parameters, also those of a moving average."""
     return [parameter for parameter in parameters if parameter.name.rsplit(".", 1)[-1] in STATISTICS]
-
-
-def as_json(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a record as JSON can hold it: numbers that are not finite become null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-
-
-def write_history(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write ``history.jsonl`` whole.
-
-    Raises:
-        UserError: if that is not possible.
-    """
-    write_whole(file, "".join(json.dumps(as_json(row)) + "\n" for row in rows))
-
-
-def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """Read ``history.jsonl``, one JSON object per line.
-
-    A process that is killed while it writes leaves half a line, and one that resumes may continue that very line:
-    what cannot be read is left out with a warning.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"history '{path}' cannot be read ({error.strerror}); "
-                        "it is the file history.jsonl in the folder of a run.") from None
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict) and "epoch" in row:
-            rows.append(row)
-        else:
-            logger.warning("%s: line %d is not a whole record and is left out", path, number)
-    return rows
 
 
 def plain(config: Config) -> dict[str, Any]:

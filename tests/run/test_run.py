@@ -11,7 +11,7 @@ from common.config.options import Config
 from common.context.ranks import Runtime
 from common.errors import UserError
 from common.logger import LogLines, LogStyle
-from common.run import Run, TrainingState, together
+from common.run.training import Run, TrainingState, together
 from common.spec import ModelSpec
 from common.tasks.resume import find_checkpoint
 
