@@ -6,61 +6,72 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from common.augment import arrays
+from common.augment.arrays import Apply, Pixels, on_arrays, size_of
+
 Fill = tuple[int, ...]  # one value per channel, 0..255
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL's SMOOTH
 
 
+@on_arrays(arrays.auto_contrast)
 def auto_contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Stretch each channel to the full range 0..255; ``value`` is not used."""
     return ImageOps.autocontrast(image)
 
 
+@on_arrays(arrays.equalize)
 def equalize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Flatten the histogram of each channel; ``value`` is not used."""
     return ImageOps.equalize(image)
 
 
-def _by_table(image: Image.Image, table: Sequence[int]) -> Image.Image:
+def _by_table(image: Pixels, table: Sequence[int]) -> Pixels:
     """Replace every channel value v by ``table[v]``."""
+    if isinstance(image, np.ndarray):
+        return arrays.by_tables(image, [table])
     return image.point(list(table) * len(image.getbands()))
 
 
-def invert(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def invert(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Replace v by 255 - v; ``value`` is not used."""
     return _by_table(image, range(255, -1, -1))
 
 
-def posterize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def posterize(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Keep the ``value`` highest bits of each channel: 8 changes nothing, 0 leaves black."""
     mask = 0xFF & ~((1 << (8 - int(value))) - 1)
     return _by_table(image, [v & mask for v in range(256)])
 
 
-def solarize(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def solarize(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Invert the channel values from the threshold ``value`` on: 256 changes nothing, 0 inverts all."""
     return _by_table(image, [v if v < value else 255 - v for v in range(256)])
 
 
-def solarize_add(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def solarize_add(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Add ``value`` to the channel values below 128, up to 255."""
     return _by_table(image, [min(255, v + int(value)) if v < 128 else v for v in range(256)])
 
 
+@on_arrays()
 def color(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blend with the grey image: factor 0 is grey, 1 the image, more is more saturated."""
     return ImageEnhance.Color(image).enhance(value)
 
 
+@on_arrays(arrays.contrast)
 def contrast(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blend with the mean grey level: factor 0 is flat, 1 the image."""
     return ImageEnhance.Contrast(image).enhance(value)
 
 
+@on_arrays(arrays.brightness)
 def brightness(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blend with black: factor 0 is black, 1 the image."""
     return ImageEnhance.Brightness(image).enhance(value)
 
 
+@on_arrays()
 def sharpness(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blend with the smoothed image: factor 0 is smooth, 1 the image, 2 sharpened."""
     pixels = np.asarray(image)
@@ -70,44 +81,49 @@ def sharpness(image: Image.Image, value: float, resample: int, fill: Fill) -> Im
     return Image.blend(Image.fromarray(smooth), image, value)
 
 
+@on_arrays()
 def desaturate(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Take away the share ``value`` of the colours: 1 is grey."""
     return ImageEnhance.Color(image).enhance(min(1.0, max(0.0, 1.0 - value)))
 
 
+@on_arrays()
 def gaussian_blur(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Blur with the radius ``value`` in pixels."""
     return image.filter(ImageFilter.GaussianBlur(radius=value))
 
 
+@on_arrays(arrays.turn)
 def rotate(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
     """Rotate by ``value`` degrees counter-clockwise about the centre."""
     return image.rotate(value, resample, fillcolor=fill)
 
 
-def _affine(image: Image.Image, coefficients: tuple[float, ...], resample: int, fill: Fill) -> Image.Image:
+def _affine(image: Pixels, coefficients: tuple[float, ...], resample: int, fill: Fill) -> Pixels:
     """Take output pixel (x, y) from the input at (ax + by + c, dx + ey + f), for coefficients (a, b, c, d, e, f)."""
+    if isinstance(image, np.ndarray):
+        return arrays.affine(image, coefficients, resample, fill)
     return image.transform(image.size, Image.Transform.AFFINE, coefficients, resample, fillcolor=fill)
 
 
-def shear_x(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def shear_x(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Move each row by ``value`` times its distance from the top; positive moves to the left."""
     return _affine(image, (1, value, 0, 0, 1, 0), resample, fill)
 
 
-def shear_y(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def shear_y(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Move each column by ``value`` times its distance from the left edge; positive moves up."""
     return _affine(image, (1, 0, 0, value, 1, 0), resample, fill)
 
 
-def translate_x(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def translate_x(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Move by ``value`` times the width; positive moves to the left."""
-    return _affine(image, (1, 0, value * image.width, 0, 1, 0), resample, fill)
+    return _affine(image, (1, 0, value * size_of(image)[0], 0, 1, 0), resample, fill)
 
 
-def translate_y(image: Image.Image, value: float, resample: int, fill: Fill) -> Image.Image:
+def translate_y(image: Pixels, value: float, resample: int, fill: Fill) -> Pixels:
     """Move by ``value`` times the height; positive moves up."""
-    return _affine(image, (1, 0, 0, 0, 1, value * image.height), resample, fill)
+    return _affine(image, (1, 0, 0, 0, 1, value * size_of(image)[1]), resample, fill)
 
 
 # Magnitudes: (level t, 0 = none .. 1 = full; sign, +1 or -1) -> value of the operation.
@@ -124,7 +140,7 @@ class Operation(NamedTuple):
         policy: magnitude of AutoAugment's policy.
     """
 
-    apply: Callable[[Image.Image, float, int, Fill], Image.Image]
+    apply: Apply
     plain: Magnitude
     increasing: Magnitude
     policy: Magnitude
@@ -256,7 +272,7 @@ class ColorJitter:
         self.hue = hue
         self.strengths = tuple(zip(_JITTERED, (brightness, contrast, saturation)))
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the changed RGB or L image; the hue of an L image cannot change."""
         for i in rng.permutation(4):
             if i == 3:
@@ -268,8 +284,10 @@ class ColorJitter:
         return image
 
 
-def shift_hue(image: Image.Image, turns: float) -> Image.Image:
+def shift_hue(image: Pixels, turns: float) -> Pixels:
     """Turn the colours of an RGB image by ``turns`` of the colour circle; PIL's hue has 256 steps."""
+    if isinstance(image, np.ndarray):
+        return np.asarray(shift_hue(Image.fromarray(image), turns))
     if image.mode == "L":
         return image
     hue, saturation, value = image.convert("HSV").split()

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from common.augment.arrays import Pixels
 from common.augment.operations import ColorJitter, Normalize, RandomErasing, channels_first, crop_box, single_draw_box
-from common.augment.policies import auto_augment, no_augment
+from common.augment.policies import auto_augment
 from common.augment.resize import FILTERS, resize_box
 from common.config.datasets import DATASETS
 from common.errors import UserError, nearest
@@ -166,7 +167,7 @@ class TrainTransform:
     hflip: float
     vflip: float
     jitter: ColorJitter | None
-    augment: Callable[[Image.Image, np.random.Generator], Image.Image]
+    augment: Callable[[Pixels, np.random.Generator], Pixels]
     normalize: Normalize
     erase: RandomErasing
 
@@ -177,8 +178,6 @@ class TrainTransform:
             image = _flip(image, Image.Transpose.FLIP_LEFT_RIGHT)
         if rng.random() < self.vflip:
             image = _flip(image, Image.Transpose.FLIP_TOP_BOTTOM)
-        if isinstance(image, np.ndarray) and (self.jitter or self.augment is not no_augment):
-            image = Image.fromarray(image)
         image = self.augment(image, rng)
         if self.jitter:
             image = self.jitter(image, rng)
@@ -186,7 +185,7 @@ class TrainTransform:
         self.erase(array, rng)
         return array
 
-    def crop(self, picture: Picture, rng: np.random.Generator) -> Image.Image | np.ndarray:
+    def crop(self, picture: Picture, rng: np.random.Generator) -> Pixels:
         """Cut out a random box and resize it to the square of the network.
 
         As PIL defines it, the filter reads beyond the box where the image goes on, so that the border is not blurred
@@ -206,7 +205,7 @@ class TrainTransform:
         return image.resize((self.size, self.size), resample, box=box)
 
 
-def _flip(image: Image.Image | np.ndarray, way: int) -> Image.Image | np.ndarray:
+def _flip(image: Pixels, way: int) -> Pixels:
     if isinstance(image, np.ndarray):
         return cv2.flip(image, 1 if way == Image.Transpose.FLIP_LEFT_RIGHT else 0)
     return image.transpose(way)

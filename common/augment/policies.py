@@ -12,9 +12,9 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from common.augment.arrays import Pixels
 from common.augment.operations import OPERATIONS, Fill
-from common.augment.published import (ORIGINAL, POLICIES, AugMix, Policy, TrivialAugment, filter_of, noisy,
-                                      sign_of)
+from common.augment.published import ORIGINAL, POLICIES, AugMix, Policy, TrivialAugment, filter_of, noisy, sign_of
 from common.errors import UserError, nearest
 
 FULL_MAGNITUDE = 10.0  # RandAugment's levels run from 0 to 10
@@ -59,7 +59,7 @@ class RandAugment:
     fill: Fill = (POLICY_FILL,) * 3
     resample: int | None = None
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the augmented image, of the same size and mode."""
         for name in self._draw(rng):
             if rng.random() >= self.probability:
@@ -95,7 +95,7 @@ class AutoAugment:
     policy: tuple = ORIGINAL
     fill: Fill = (POLICY_FILL,) * 3
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the augmented image, of the same size and mode."""
         for name, probability, level in self.policy[rng.integers(len(self.policy))]:
             if rng.random() < probability:
@@ -104,13 +104,13 @@ class AutoAugment:
         return image
 
 
-def no_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def no_augment(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Return ``image`` as it is."""
     return image
 
 
 def auto_augment(text: str, fill: Sequence[int] = (POLICY_FILL,) * 3,
-                 resample: int | None = None) -> Callable[[Image.Image, np.random.Generator], Image.Image]:
+                 resample: int | None = None) -> Callable[[Pixels, np.random.Generator], Pixels]:
     """Return the augmentation that a string names.
 
     Args:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from common.augment.arrays import Pixels, size_of
 from common.augment.operations import OPERATIONS, Fill, desaturate, gaussian_blur
 
 FULL = 10.0  # timm's levels run from 0 to 10
@@ -132,7 +133,7 @@ class Policy:
     fill: Fill = (128,) * 3
     resample: int | None = None
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the augmented image, of the same size and mode."""
         for name, probability, level in self.rows[rng.integers(len(self.rows))]:
             if rng.random() < probability:
@@ -178,12 +179,12 @@ class TrivialAugment:
     fill: Fill = (0,) * 3
     resample: int | None = None
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the augmented image, of the same size and mode."""
         name = TRIVIAL[rng.integers(len(TRIVIAL))]
         if name == "Identity":
             return image
-        value = trivial_value(name, int(rng.integers(_BINS)), sign_of(rng), *image.size)
+        value = trivial_value(name, int(rng.integers(_BINS)), sign_of(rng), *size_of(image))
         return OPERATIONS[name].apply(image, value, filter_of(self.resample, rng), self.fill)
 
 
@@ -213,13 +214,13 @@ class AugMix:
     fill: Fill = (128,) * 3
     resample: int | None = None
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the augmented image, of the same size and mode."""
         weights = rng.dirichlet([self.alpha] * self.width).astype(np.float32)
         share = np.float32(rng.beta(self.alpha, self.alpha))
         return mixture(image, [self._chain(image, rng) for _ in weights], weights, share)
 
-    def _chain(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _chain(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         for _ in range(self.depth or rng.integers(1, 4)):
             operation = OPERATIONS[AUGMIX[rng.integers(len(AUGMIX))]]
             level = min(max(noisy(self.magnitude, self.magnitude_std, rng), 0.0), FULL)
@@ -228,8 +229,10 @@ class AugMix:
         return image
 
 
-def mixture(image: Image.Image, chains: list[Image.Image], weights: np.ndarray, share: np.float32) -> Image.Image:
+def mixture(image: Pixels, chains: list[Pixels], weights: np.ndarray, share: np.float32) -> Pixels:
     """Return (1 - share) * image + share * (sum of weight * chain), rounded down twice, as the authors do."""
+    if isinstance(image, np.ndarray):
+        return np.asarray(mixture(Image.fromarray(image), chains, weights, share))
     mixed = np.zeros(np.asarray(image).shape, np.float32)
     for weight, chain in zip(weights, chains):
         mixed += weight * np.asarray(chain, dtype=np.float32)

@@ -137,8 +137,8 @@ class Config:
                           choices=("raise", "skip"), tasks=DATA_TASKS)
     exif: bool = _data(True, "turn images as the camera noted it, scale 16-bit grey; false: PIL's RGB, as the authors")
     max_image_pixels: int = _data(178_956_970, "largest width x height; a larger image counts as broken", ge=1)
-    fast_decode: bool = _data(True, "decode JPEG files with OpenCV and resize with short filters, 0.4 of 255 grey "
-                              "levels from PIL's pixels in the mean; false: PIL's pixels to the bit",
+    fast_decode: bool = _data(True, "decode, resize, rotate and shear with OpenCV, 0.4 of 255 grey levels from PIL's "
+                              "pixels in the mean, up to 1.6 where rotated; false: PIL's pixels to the bit",
                               tasks=TRAINING_TASKS)
     data_cache: str = _data("", "folder on a fast disk or in memory (/dev/shm/NAME) that keeps images once read",
                             path=True, tasks=DATA_TASKS)
