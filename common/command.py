@@ -4,6 +4,7 @@ Imports no MindSpore.
 """
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,7 +42,8 @@ def refuse(error: Exception) -> int:
     sentence = user_sentence(error)
     if sentence is None:
         raise error
-    print(f"error: {sentence}", file=sys.stderr)
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], sentence)  # one line, whatever was given
+    print(f"error: {shown}", file=sys.stderr)
     return 2
 
 
@@ -85,7 +87,8 @@ class Ending:
         received, passed_on = os.pipe()
         os.set_blocking(passed_on, False)
         signal.set_wakeup_fd(passed_on)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        for number in self.SIGNALS:
+            signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         os.register_at_fork(after_in_child=_be_ended_by_parent)
         for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
@@ -114,7 +117,8 @@ class Ending:
     def leave(self, number: int) -> None:
         """End the process because of a signal."""
         self.leaving = True
-        sys.stderr.write("\nStopped; a training goes on from its last checkpoint when it is started again.\n")
+        goes_on = "; the training goes on from its last checkpoint when it is started again" if self.saves else ""
+        sys.stderr.write(f"\nStopped{goes_on}.\n")
         sys.stderr.flush()
         try:
             self.rescue()

@@ -1,5 +1,6 @@
 """The one exception for a user's mistake, and the search for the name that was meant."""
 import difflib
+import errno
 import re
 from typing import Iterable
 
@@ -26,6 +27,11 @@ def user_sentence(error: BaseException) -> str | None:
     """
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"'{str(error.filename)[:60]}...' is too long: no file system has such a path."
+    if isinstance(error, MemoryError):
+        return (f"the memory does not suffice ({reason(error) or 'no more is given'}); make batch_size, image_size or the "
+                "network smaller.")
     found = re.findall(r"UserError: (.+)", str(error))
     return found[-1].strip() if found else None
 

@@ -93,8 +93,9 @@ def schedule(config: Config, steps_per_epoch: int, global_batch: int) -> np.ndar
     - ``step`` multiplies by ``decay_rate`` at ``lr_steps``, by default at 30, 60 and 80 % of the training, and
       ``constant`` never; neither knows ``min_lr``. The old zoo's ``steps`` had no warm-up; here it has what is set.
 
-    ``cooldown_epochs`` at ``min_lr`` are the end of ``epochs``; the decay is over before them. With ``lr_delay`` every
-    update gets the rate of the one so many before it, and the first ones that of the very first.
+    ``cooldown_epochs`` at ``min_lr``, or lower where steps have come below it, are the end of ``epochs``; every other
+    decay is over before them. With ``lr_delay`` every update gets the rate of the one so many before it, and the first
+    ones that of the very first.
 
     Raises:
         UserError: for an unknown scheduler, or lengths that do not fit into ``epochs``.
@@ -120,7 +121,7 @@ def schedule(config: Config, steps_per_epoch: int, global_batch: int) -> np.ndar
         raise UserError(f"scheduler: '{kind}' is unknown; there are {', '.join(known)}.{nearest(kind, known)}")
     values = warm_up(values, position, lr, config.lr_init, config.warmup_epochs)
     if config.cooldown_epochs:
-        values = np.where(begin < config.epochs - config.cooldown_epochs, values, config.min_lr)
+        values = np.where(begin < config.epochs - config.cooldown_epochs, values, np.minimum(values, config.min_lr))
     return values[np.maximum(np.arange(len(values)) - config.lr_delay, 0)].astype(np.float32)
 
 

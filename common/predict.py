@@ -24,7 +24,7 @@ from common.augment.pipeline import eval_transform, pixel_transform
 from common.checkpoint.file import load_checkpoint
 from common.config.load import from_mapping
 from common.dataset.classes import names_for
-from common.dataset.images import Picture, as_rgb, load_image
+from common.dataset.images import Picture, Reading, as_rgb, load_image, reading_of
 from common.errors import UserError, reason
 from common.export.description import description_path, read_description
 from common.export.load import load_model
@@ -73,6 +73,7 @@ class Predictor:
         batch_size: images per call of the network.
         fixed_batch: the network takes exactly ``batch_size`` images; fewer are filled up.
         top_k: classes per image.
+        reading: how image files are read; none: as the file of the network says, else upright and up to PIL's limit.
 
     Raises:
         UserError: if a file is missing or cannot be read.
@@ -80,14 +81,16 @@ class Predictor:
 
     def __init__(self, network: nn.Cell | str | Path, transform: Callable[[Image.Image], np.ndarray] | None = None,
                  class_names: Sequence[str] | None = None, batch_size: int = 16, fixed_batch: bool = False,
-                 top_k: int = 5):
+                 top_k: int = 5, reading: Reading | None = None):
         self.model_file, self.part = "", "classifier"
+        self.reading = Reading()
         self.probabilities = False  # whether the network's outputs are such already
         self.batch_size, self.fixed_batch, self.top_k = batch_size, fixed_batch, top_k
         if isinstance(network, (str, Path)):
             opens = self._open_checkpoint if Path(network).suffix == ".ckpt" else self._open_exported
             network, transform, known = opens(Path(network).expanduser())
             class_names = class_names or known or None
+        self.reading = reading or self.reading
         self.network, self.transform, self.given_names = network.set_train(False), transform, class_names
         self.class_names: list[str] = []  # known when the network's outputs are
 
@@ -98,8 +101,9 @@ class Predictor:
         self.probabilities, self.fixed_batch = bool(inside.get("softmax")), bool(fixed)
         self.batch_size = fixed or self.batch_size
         prepare = pixel_transform if inside.get("normalization") else eval_transform
-        transform = prepare(from_mapping(description["preprocessing"], str(description_path(path))))
-        return network, transform, description["class_names"]
+        config = from_mapping(description["preprocessing"], str(description_path(path)))
+        self.reading = reading_of(config)
+        return network, prepare(config), description["class_names"]
 
     def _open_checkpoint(self, path: Path) -> tuple[nn.Cell, Callable, list[str]]:
         _, meta = load_checkpoint(path)
@@ -109,6 +113,7 @@ class Predictor:
         spec = find_model(meta["model"])
         config = from_mapping(meta["config"] | {"model": meta["model"], "ckpt_path": str(path), "distribute": False,
                                                 "resume": "", "amp_level": "O0"}, str(path), spec)
+        self.reading = reading_of(config)
         pretrained = config.task == "pretrain"
         found = spec.export_part(dataclasses.replace(config, part="encoder"), spec) if pretrained else None
         if found:
@@ -162,7 +167,7 @@ class Predictor:
                             "create_model(name, num_classes=0, ckpt_path=FILE) gives the pooled features of one.")
         parts = []
         for _, part, size in self._batches(images):
-            batch = np.stack([self.transform(as_rgb_image(image)) for image in part])
+            batch = np.stack([self.transform(self._opened(image)) for image in part])
             filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
             parts.append(self.network(ms.Tensor(filled)).asnumpy()[:len(batch)].astype(np.float32))
         return np.concatenate(parts)
@@ -176,13 +181,20 @@ class Predictor:
         for start in tqdm(starts, unit="batch", leave=False, disable=None if len(starts) > 1 else True):
             yield start, images[start:start + size], size
 
+    def _opened(self, image: Picture) -> Image.Image:
+        """Return an image file, a PIL image or an array as PIL RGB."""
+        if isinstance(image, (str, Path)):
+            return load_image(image, self.reading)
+        as_stored = isinstance(image, Image.Image) and not self.reading.exif
+        return image.convert("RGB") if as_stored else as_rgb(image)
+
     def _classify(self, images: Sequence[Picture], start: int, size: int) -> Iterator[Result]:
         """Classify up to ``size`` images, the first of which has the number ``start``."""
         sources, arrays, errors = [], {}, {}
         for position, image in enumerate(images):
             sources.append(_source(image, start + position))
             try:
-                opened = as_rgb_image(image)
+                opened = self._opened(image)
             except (OSError, SyntaxError, ValueError) as error:  # a UserError is a ValueError
                 if not isinstance(image, (str, Path, Image.Image)):
                     raise
@@ -225,11 +237,6 @@ class Predictor:
 
     def _named(self) -> str:
         return f"model_file: '{self.model_file}'" if self.model_file else "the network"
-
-
-def as_rgb_image(image: Picture) -> Image.Image:
-    """Return an image file, a PIL image or an array as PIL RGB."""
-    return load_image(image) if isinstance(image, (str, Path)) else as_rgb(image)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
+import common.command  # noqa: F401, first: from here on Ctrl-C shows no traceback
 from common.tasks.convert import main
 from soft.src.spec import SPEC
 

@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only
 # What common.context.device sets for networks with convolutions must hold from the first operation on, whichever test
-# comes first. The tests hold on every set of instructions: ONEDNN_MAX_CPU_ISA=SSE41, AVX or AVX512_CORE.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# comes first. The tests hold on every set of instructions: ONEDNN_MAX_CPU_ISA=SSE41, AVX2, AVX512_CORE, or ALL. What is
+# given so holds also for the programs that tests start; else these set it themselves.
+if "ONEDNN_MAX_CPU_ISA" not in os.environ:
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "ZOO_TEST_SET": "ONEDNN_MAX_CPU_ISA"}
 os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
 
 # Tests with these marks run when the option of the same name is given, and then alone; with --all everything runs.

@@ -54,3 +54,16 @@ def write_images(folder: Path, count: int) -> None:
         (folder / str(digit)).mkdir(parents=True)
     for number in range(count):
         Image.fromarray(images[number]).save(folder / str(labels[number]) / f"{number:04d}.png")
+
+
+def process_of(run: Path, rank: int) -> int | None:
+    """Return the process of a rank whose training writes to a folder; ``None``: there is none."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            environment = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(run).encode() in words and words[1].endswith(b"train.py") and f"RANK_ID={rank}".encode() in environment:
+            return int(path.name)
+    return None

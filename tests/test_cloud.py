@@ -721,7 +721,7 @@ def test_a_job_that_the_platform_ends_sends_what_it_has(tmp_path, bucket):
         out, error = program.communicate(timeout=300)
     finally:
         program.kill()
-    assert program.returncode == 128 + signal.SIGTERM and "Stopped; a training goes on" in error, error
+    assert program.returncode == 128 + signal.SIGTERM and "Stopped; the training goes on" in error, error
     assert {"history.jsonl", "log_rank_0.txt"} <= set(names(bucket / "results"))
     assert any(re.search(r"-1_\d+\.ckpt$", name) for name in names(bucket / "results"))
 

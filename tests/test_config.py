@@ -1,5 +1,6 @@
 """Configuration: YAML and flags to one checked set of values, and a sentence for every mistake."""
 import dataclasses
+import errno
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from common.config.load import from_file, from_mapping, load_config, network_arg
 from common.config.options import FIELDS, NAMES, SECTIONS, Config, fields_of, names_of, network_keys
 from common.config.rules import check_paths, check_rules
 from common.config.yaml_file import read_yaml, save_config
-from common.errors import UserError
+from common.errors import UserError, user_sentence
 from common.main import read_config
 from common.spec import ModelSpec
 from gmlp.src.spec import SPEC as GMLP
@@ -882,7 +883,15 @@ def test_the_merge_key_of_yaml_takes_keys_from_an_anchor():
     assert (config.epochs, config.seed) == (7, 3)
 
 
-@pytest.mark.parametrize("flags", [("--lr", "1e308"), ("--std", "1e-300"), ("--mixup", "1e300"), ("--image_size", "9000"),
+@pytest.mark.parametrize("value", ["x" * 300, "a/" * 3000, "a\0"], ids=["component", "whole", "zero byte"])
+def test_what_no_file_system_takes_as_a_path_is_refused(value):
+    for key in ("data_dir", "ckpt_save_dir", "ckpt_path", "img_ids", "json"):
+        with pytest.raises(UserError, match=f"{key} .the test. is no path"):
+            from_mapping({key: value}, "the test")
+    assert "is too long" in user_sentence(OSError(errno.ENAMETOOLONG, "File name too long", value))
+
+
+@pytest.mark.parametrize("flags", [("--seed", "1e30"), ("--lr", "1e308"), ("--std", "1e-300"), ("--mixup", "1e300"), ("--image_size", "9000"),
                                    ("--mlp_ratio", "0.01"), ("--epochs", "99999999999")], ids=lambda flags: flags[0])
 def test_a_number_that_no_training_can_mean_is_refused(flags):
     assert flags[0][2:] in sentence(*flags)

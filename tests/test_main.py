@@ -9,9 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from entry import ROOT, environment, run, sentence, write_yaml
+from PIL import Image
 
 ENTRIES = ("train", "eval", "validate", "export", "infer", "pth2ckpt")
 
@@ -89,6 +88,13 @@ def test_export_and_prediction_agree(trained, tmp_path):
     for one, other in zip(a, b):
         assert [c["name"] for c in one["top"]][:1] == [c["name"] for c in other["top"]][:1]
         assert one["top"][0]["probability"] == pytest.approx(other["top"][0]["probability"], abs=1e-4)
+
+
+def test_prediction_reads_images_as_the_keys_say(trained):
+    folder, _ = trained
+    image = next((folder / "digits" / "images" / "val" / "3").iterdir())
+    said = sentence(run("gmlp/infer.py", "--image", image, "--ckpt_path", checkpoint_of(folder), "--max_image_pixels", "9"))
+    assert "more than max_image_pixels: 9" in said
 
 
 def test_seed_spelling_of_the_model_is_as_good_as_ours(trained):

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 
 from common.augment.pipeline import eval_transform
 from common.config.load import from_mapping
 from common.dataset.classes import imagenet_classes, names_for, read_class_names
-from common.dataset.images import expand_images
+from common.dataset.images import Reading, expand_images
 from common.errors import UserError
 from common.export.description import description_path, preprocessing_of
 from common.export.load import load_mindir
 from common.export.write import export_network
 from common.predict import Candidate, Predictor, Result, format_table, softmax, write_csv, write_json
-from tiny_networks import Broken, Colors, FixedBatch, TinyClassifier
 
 NAMES = ["red", "green", "blue"]
 RGB = {"red": (200, 20, 30), "green": (10, 180, 40), "blue": (20, 30, 220)}
@@ -173,6 +173,10 @@ def test_a_photo_that_was_taken_upright_is_turned():
     lower = predictor()
     lower.transform = lambda image: eval_transform(CONFIG)(image.crop((0, 4, 8, 8)))
     assert names_of(lower(["photo.png", Image.open("photo.png"), array])) == ["red", "red", "blue"]
+    lower.reading = Reading(exif=False)
+    assert names_of(lower(["photo.png", Image.open("photo.png")])) == ["blue", "blue"]
+    lower.reading = Reading(max_pixels=63)
+    assert "8 x 8 pixels, more than max_image_pixels: 63" in lower("photo.png")[0].error
 
 
 @pytest.mark.parametrize("array", [

@@ -10,6 +10,7 @@ from common.errors import UserError, nearest
 _TRUE = ("true", "1", "yes", "on", "y", "t")
 _FALSE = ("false", "0", "no", "off", "n", "f")
 _EMPTY = ("", "none", "null")
+LARGEST = 2**32 - 1  # the framework takes no larger numbers, and nobody means them
 _KINDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -139,6 +140,10 @@ def coerce(field: dataclasses.Field, value: Any, name: str, source: str) -> Any:
         raise UserError(f"{where} is not {describe_kind(field)}.{error}") from error
     if not _within_limits(field, result):
         raise UserError(f"{where} is not {describe_kind(field)}.")
+    if isinstance(result, int) and abs(result) > LARGEST:
+        raise UserError(f"{where} is beyond {LARGEST}, the largest whole number of any key.")
     if field.metadata["path"] and result:
         result = os.path.expanduser(os.path.expandvars(result))
+        if "\0" in result or any(len(os.fsencode(part)) > 255 for part in result.split(os.sep)) or len(result) > 4000:
+            raise UserError(f"{name} ({source}) is no path: '{result[:40]!a}...' is too long, or holds a zero byte.")
     return result

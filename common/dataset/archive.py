@@ -20,6 +20,7 @@ from common.dataset.once import once
 from common.errors import UserError
 
 _CHUNK = 1 << 20
+_DEEPEST = 100  # folders in each other
 _MOST_TIMES_LARGER = 100  # of what is unpacked, beside its archive: images hardly shrink, and a bomb does by 1,000
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,9 @@ def extract(archive: Path, folder: Path) -> None:
                     raise UserError(f"{archive} is refused: its contents are more than {_MOST_TIMES_LARGER} times as "
                                     "large as the archive, which images never are.")
                 if not _harmless(member):
-                    raise UserError(f"{archive} is refused: its member '{member.name}' is a link, a device, or lies "
-                                    "outside of the archive; a data set has files and folders only.")
+                    raise UserError(f"{archive} is refused: its member '{member.name[:100]}' is a link, a device, lies "
+                                    f"outside of the archive, or below more than {_DEEPEST} folders; a data set has "
+                                    "files and folders only.")
                 member.mode = 0o755 if member.isdir() else 0o644
                 tar.extract(member, folder, set_attrs=False, **safety)
     except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -97,7 +99,7 @@ def extract(archive: Path, folder: Path) -> None:
 
 def _harmless(member: tarfile.TarInfo) -> bool:
     return ((member.isfile() or member.isdir()) and not os.path.isabs(member.name) and "\\" not in member.name
-            and ".." not in member.name.split("/"))
+            and ".." not in member.name.split("/") and member.name.count("/") <= _DEEPEST)
 
 
 def _sort_into_classes(folder: Path, archive: Path) -> None:

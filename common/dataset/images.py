@@ -11,6 +11,7 @@ from typing import BinaryIO, Union
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from common.config.options import Config
 from common.errors import UserError
 
 Picture = Union[str, Path, Image.Image, np.ndarray]
@@ -69,6 +70,11 @@ class Reading:
 
     exif: bool = True
     max_pixels: int = 178_956_970  # as PIL; 512 MB as RGB
+
+
+def reading_of(config: Config) -> Reading:
+    """Return how a configuration wants image files to be read."""
+    return Reading(config.exif, config.max_image_pixels)
 
 
 Image.MAX_IMAGE_PIXELS = None  # the limit of PIL could not be raised for one file; ``check_pixels`` has its place

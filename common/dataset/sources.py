@@ -18,7 +18,7 @@ from common.dataset.cache import Cache
 from common.dataset.cifar import read_cifar
 from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
 from common.dataset.digits import CLASSES as DIGITS, load_digits
-from common.dataset.images import EXTENSIONS, Reading, load_image
+from common.dataset.images import EXTENSIONS, load_image, reading_of
 from common.dataset.lists import LISTS, read_list
 from common.dataset.once import in_progress
 from common.dataset.samples import ArraySamples, EncodedSamples, FileSamples, Samples
@@ -45,7 +45,7 @@ def open_samples(config: Config, split: str) -> Samples:
     """
     samples = _find(config, split)
     if isinstance(samples, EncodedSamples):
-        samples.reading = Reading(config.exif, config.max_image_pixels)
+        samples.reading = reading_of(config)
         if config.data_cache:
             samples.cache = Cache(config.data_cache, config.data_cache_gb, config.data_cache_form == "decoded")
     return samples

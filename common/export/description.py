@@ -12,11 +12,11 @@ from common.export.contents import Contents, Inputs
 
 
 def preprocessing_of(config: Any) -> dict[str, Any]:
-    """Return the keys of a configuration that ``eval_transform`` reads, with the statistics written out."""
+    """Return the keys of a configuration that make an image ready, with the statistics written out."""
     mean, std = statistics(config)
     return {"image_size": config.eval_image_size or config.image_size, "crop_pct": config.crop_pct,
             "interpolation": config.interpolation, "eval_interpolation": config.eval_interpolation,
-            "in_channels": config.in_channels, "mean": list(mean), "std": list(std)}
+            "in_channels": config.in_channels, "exif": config.exif, "mean": list(mean), "std": list(std)}
 
 
 def describe_ports(inputs: Inputs, outputs: Sequence[np.ndarray], contents: Contents) -> dict[str, Any]:

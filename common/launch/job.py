@@ -212,8 +212,8 @@ def _device_number(device: str, environment: Mapping[str, str], dry_run: bool) -
     """Return how many processes to start where no rank table says it."""
     given = environment.get("DEVICE_NUM", "")
     if given:
-        if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MAX_DEVICES):
-            raise UserError(f"DEVICE_NUM: '{given}' must be a number of processes from 1 to {MAX_DEVICES}.")
+        if not (re.fullmatch("[0-9]{1,9}", given) and 1 <= int(given) <= MAX_DEVICES):
+            raise UserError(f"DEVICE_NUM: '{given[:20]}' must be a number of processes from 1 to {MAX_DEVICES}.")
         return int(given)
     if device == "cpu":
         return 2

@@ -4,6 +4,7 @@ MindSpore 2.10 refuses to start from a rank table ("MindSpore does not support r
 the table itself and joins the others as ``common/context/cluster.py`` describes; rank 0 starts the scheduler.
 """
 import ipaddress
+import re
 import socket
 from pathlib import Path
 from typing import Mapping, MutableMapping
@@ -94,6 +95,6 @@ def scheduler_port(environment: Mapping[str, str]) -> int:
         UserError: if MASTER_PORT is no port.
     """
     given = environment.get("MASTER_PORT", "")
-    if given and not (given.isascii() and given.isdigit() and 1024 <= int(given) <= 65535):
-        raise UserError(f"MASTER_PORT: '{given}' must be a number from 1024 to 65535.")
+    if given and not (re.fullmatch("[0-9]{4,5}", given) and 1024 <= int(given) <= 65535):
+        raise UserError(f"MASTER_PORT: '{given[:20]}' must be a number from 1024 to 65535.")
     return int(given or PORT)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from common.checkpoint.foreign import read, read_tensors, write_safetensors
-from common.command import refuse
+from common.command import ENDING, Parser, refuse
 from common.config.options import Config, network_keys
 from common.context.device import prepare_environment
 from common.errors import UserError
@@ -203,9 +203,10 @@ def main(spec: ModelSpec, argv: Sequence[str] | None = None, *, published: str =
         address: where the authors publish them.
         timm: variant -> name of the same network in timm, for ``--against timm``.
     """
-    parser = argparse.ArgumentParser(
-        prog="pth2ckpt.py", description=f"Convert {spec.name} weights: .pth or .safetensors to .ckpt, or a .ckpt back "
-        "to .safetensors with the authors' names.", allow_abbrev=False)
+    if argv is None:
+        ENDING.begin()
+    parser = Parser(f"python {spec.name}/pth2ckpt.py", f"Convert {spec.name} weights: .pth or .safetensors to .ckpt, or "
+                    "a .ckpt back to .safetensors with the authors' names.")
     default = f" (default: {published}, here or in checkpoint/)" if published else ""
     parser.add_argument("--ckpt_path", required=not published, default="", help="file with weights: .pth, .pt, .bin, "
                         f".safetensors or .ckpt{default}")
@@ -218,12 +219,12 @@ def main(spec: ModelSpec, argv: Sequence[str] | None = None, *, published: str =
                         "the top five classes and checksums")
     parser.add_argument("--against", choices=["timm"], help="run the fixed image through the written file's network "
                         "and through timm's with the same weights, and compare the logits")
-    options = parser.parse_args(argv)
     prepare_environment(spec.uses_convolutions)
     try:
+        options = parser.parse_args(argv)
         options.ckpt_path = options.ckpt_path or _published(spec, published, address)
         _run(options, spec, timm or {})
-    except UserError as error:
+    except Exception as error:
         sys.exit(refuse(error))
 
 

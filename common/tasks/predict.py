@@ -1,11 +1,12 @@
 """Predict the classes of images: a story from top to bottom."""
-
+from dataclasses import replace
 
 from common.augment.pipeline import eval_transform
 from common.config.options import Config
+from common.config.origins import is_asked
 from common.context.device import start
 from common.dataset.classes import read_class_names
-from common.dataset.images import expand_images
+from common.dataset.images import expand_images, reading_of
 from common.errors import UserError
 from common.export.description import read_description
 from common.logger import get_logger
@@ -29,11 +30,13 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
         predictor = Predictor(config.model_file, None, names, config.batch_size, top_k=config.top_k)
+        asked = {"exif": config.exif} if is_asked(config, "exif") else {}  # else as the file says
+        predictor.reading = replace(predictor.reading, max_pixels=config.max_image_pixels, **asked)
         _check_exported(config, spec)
     else:
         network, _, classes = load_network(config, spec)
         predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
-                              top_k=config.top_k)
+                              top_k=config.top_k, reading=reading_of(config))
     results = predictor(images)
     if not predictor.given_names and predictor.class_names:
         shown = "ImageNet's are shown" if len(predictor.class_names) >= 1000 else "numbers are shown"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from common.config.options import Config
 from common.context.device import start
-from common.dataset.images import expand_images, load_image
+from common.dataset.images import expand_images, load_image, reading_of
 from common.errors import UserError
 from common.network import load_network
 from common.pictures.sheet import Subject, image_sheet
@@ -32,7 +32,7 @@ def visualize(config: Config, spec: ModelSpec) -> list[Path]:
     logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}")
     written, out = [], Path(config.out or OUT)
     for first in range(0, max(len(files), 1), PAGE):
-        subjects = [Subject(number, file.name, load_image(file))
+        subjects = [Subject(number, file.name, load_image(file, reading_of(config)))
                     for number, file in enumerate(files[first:first + PAGE], start=first)]
         rows = spec.visualize(config, network, classes, subjects)
         tiles = [tile for row in rows for tile in row]

@@ -7,6 +7,7 @@ from typing import Sequence
 
 import mindspore as ms
 import numpy as np
+import psutil
 from mindspore import nn, ops
 
 from common.errors import UserError
@@ -122,6 +123,11 @@ class GMLP(nn.Cell):
         super().__init__()
         self.stem = PatchEmbed(image_size, patch_size, in_channels, embed_dim)
         hidden_dim = round(embed_dim * mlp_ratio)
+        gates, memory = 4 * depth * self.stem.num_patches ** 2, psutil.virtual_memory().total
+        if gates > memory:  # else the system would kill the process while they are filled
+            raise UserError(f"image_size: {image_size} with patch_size: {patch_size} gives {self.stem.num_patches:,} "
+                            f"tokens, whose mixing in {depth} blocks has {gates / 2**30:,.0f} GiB of weights; this "
+                            f"machine has {memory / 2**30:,.0f} GiB. Take smaller images or larger patches.")
         self.blocks = nn.SequentialCell([
             GMLPBlock(embed_dim, hidden_dim, self.stem.num_patches, drop_path_rate, norm_eps, gate_norm_eps)
             for _ in range(depth)])

@@ -31,7 +31,7 @@ class Options(Config):
     """The keys of all models, and SOFT's."""
 
     mlp_ratio: int | float | None = option(None, "hidden width of an MLP / width of the tokens; none: 4",
-                                           section="model", gt=0)
+                                           section="model", ge=0.1, le=100)
     soft_config_path: str = option("", "no effect, the variant says it all", section="model", unused=True)
     eval_engine: str = option("", "no effect, evaluation follows the data set", section="model", unused=True)
     positions: str = option("0.5,0.5;0.25,0.25;0.7,0.7", "visualize.py: the places that look, ROW,COLUMN;ROW,COLUMN "

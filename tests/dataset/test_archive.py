@@ -94,7 +94,8 @@ def test_archives_inside_an_archive_become_class_folders(tmp_path):
     assert {name for name in tree(tmp_path) if name != "all.tar"} == {"n1/x.jpg", "n2/x.jpg"}
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil_absolute.txt", "top/../../evil.txt"])
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil_absolute.txt", "top/../../evil.txt",
+                                  "evil/" * 2000 + "evil.txt"])
 def test_member_outside_of_the_archive_is_refused(tmp_path, name):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -78,6 +78,7 @@ def test_the_two_kinds_of_norm_have_their_own_epsilon():
 
 @pytest.mark.parametrize("arguments, words", [
     ({"image_size": 30}, "image_size: 30 x 30"),
+    ({"image_size": 4096, "patch_size": 4, "depth": 30}, "image_size: 4096 with patch_size: 4 gives 1,048,576 tokens"),
     ({"embed_dim": 5, "mlp_ratio": 1}, "mlp_ratio"),
     ({"drop_path_rate": 1.0}, "drop_path_rate"),
     ({"num_heads": 4}, "num_heads is not an argument of gmlp_Ti"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from entry import ROOT
-from rank_jobs import launcher, logs, stop, with_own_python
+from rank_jobs import launcher, logs, process_of, stop, with_own_python
 
 from common.checkpoint.file import load_checkpoint
 from common.run.facts import read_facts
@@ -30,19 +30,6 @@ def begin(folder: Path, config: Path, name: str) -> subprocess.Popen:
                                 env=with_own_python(), stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 
-def rank_1(run: Path) -> int:
-    """Return the process of rank 1."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            environment = (path / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(run).encode() in words and words[1].endswith(b"train.py") and b"RANK_ID=1\0" in environment:
-            return int(path.name)
-    raise AssertionError("there is no rank 1")
-
-
 def wait_for(text: str, file: Path, process: subprocess.Popen, folder: Path) -> None:
     end = time.monotonic() + 300
     while not file.is_file() or text not in file.read_text(errors="replace"):
@@ -57,7 +44,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_the_job_goes_on
     try:
         log = tmp_path / "parts" / "log_rank_0.txt"
         wait_for("batch 5/", log, jobs[1], tmp_path)
-        os.kill(rank_1(tmp_path / "parts"), signal.SIGTERM)
+        os.kill(process_of(tmp_path / "parts", 1), signal.SIGTERM)
         assert jobs[1].wait(timeout=600) != 0
         assert jobs[0].wait(timeout=600) == 0, logs(tmp_path)
         saved, = (tmp_path / "parts").glob("convmlp_s-1_*.ckpt")

@@ -332,7 +332,7 @@ def test_wrong_arguments_are_one_sentence(script, words, said, tree):
 
 
 @pytest.mark.parametrize("name, value", [("LAUNCHER", "rank_table"), ("DEVICE_NUM", "0"), ("DEVICE_NUM", "x"),
-                                         ("DEVICE_NUM", "99999999"), ("MASTER_PORT", "80"), ("HOSTS", "10.0.0.1"),
+                                         ("DEVICE_NUM", "9" * 5000), ("MASTER_PORT", "80"), ("MASTER_PORT", "9" * 5000), ("HOSTS", "10.0.0.1"),
                                          ("HOSTS", "a:1,a:1"), ("HOSTS", "a:1,b:1"),
                                          ("PYTHON", "no-such-python"), ("PYTHON", "too-old")])
 def test_wrong_variables_are_one_sentence(name, value, tree):

@@ -198,7 +198,7 @@ def test_command_converts_verifies_and_goes_back_from_every_place(file, weights,
 
 @pytest.mark.parametrize("arguments, words", [
     (["--out", "x.safetensors"], "must end in .ckpt"),
-    (["--num_classes", "0"], "num_classes: 0"),
+    (["--num_classes", "0"], "num_classes: 0"), (["--out_file", "x"], "unrecognized arguments: --out_file x"),
     (["--model", "gmlp_x"], "not a variant"),
 ])
 def test_mistakes_end_with_code_2_and_one_sentence(file, capsys, arguments, words):

@@ -39,3 +39,11 @@ def differences(found: Path, expected: Path) -> list[str]:
         said += [f"{path.name}: {key} is {meta.get(key)} instead of {other_meta.get(key)}"
                  for key in meta.keys() | other_meta.keys() if meta.get(key) != other_meta.get(key)]
     return said
+
+
+def tell(capsys, what: str, results: list[tuple[str, list[str]]]) -> None:
+    """Print the counts, and fail if anything was lost."""
+    lost = [(name, said) for name, said in results if said]
+    with capsys.disabled():
+        print(f"\n{what}: tried {len(results)}, survived {len(results) - len(lost)}, lost {len(lost)}")
+    assert not lost, lost

@@ -11,16 +11,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, Mapping
 
 import pytest
 from entry import ROOT, TINY, environment
 from moments import copies, disk_full_at
-from runs import differences, files
+from rank_jobs import process_of
+from runs import differences, files, tell
 
 from common.config.load import from_mapping
 from common.errors import UserError
+from common.spec import ModelSpec
 from common.tasks.train import train
-from gmlp.src.spec import SPEC
+from convmlp.src.spec import SPEC as CONVMLP
+from gmlp.src.spec import SPEC as GMLP
+from mae.src.spec import SPEC as MAE
 
 SEED = 20
 # The last epoch's network is not the best, one epoch has no checkpoint of its own, and the oldest checkpoint goes.
@@ -41,8 +46,9 @@ MODELS = {
 }
 
 
-def train_in(folder: Path) -> None:
-    train(from_mapping(SMALL | {"ckpt_save_dir": str(folder)}, "test", SPEC), SPEC)
+def train_in(folder: Path, spec: ModelSpec = GMLP, keys: Mapping[str, Any] = SMALL) -> None:
+    config = from_mapping({**keys, "ckpt_save_dir": str(folder)}, "test", spec)
+    train(config, spec.for_task(config.task))
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +60,10 @@ def unbroken(tmp_path_factory):
     return folder / "run", found
 
 
-def tell(capsys, what: str, results: list[tuple[str, list[str]]]) -> None:
-    """Print the counts, and fail if anything was lost."""
-    lost = [(name, said) for name, said in results if said]
-    with capsys.disabled():
-        print(f"\n{what}: tried {len(results)}, survived {len(results) - len(lost)}, lost {len(lost)}")
-    assert not lost, lost
-
-
-def resume_from(moments: list[tuple[Path, str]], expected: Path) -> list[tuple[str, list[str]]]:
+def resume_from(moments: list[tuple[Path, str]], expected: Path, **model) -> list[tuple[str, list[str]]]:
     results = []
     for folder, what in moments:
-        train_in(folder)
+        train_in(folder, **model)
         results.append((f"{folder.name} {what}", differences(folder, expected)))
         shutil.rmtree(folder)
     return results
@@ -93,6 +91,17 @@ def test_a_run_that_was_killed_at_some_moments_ends_like_one_that_was_not(unbrok
 def test_a_run_that_was_killed_at_any_moment_ends_like_one_that_was_not(unbroken, capsys):
     folder, moments = unbroken
     tell(capsys, "kills at every file operation", resume_from(moments, folder))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("spec", [CONVMLP, MAE], ids=lambda spec: spec.name)
+def test_a_run_of_another_model_that_was_killed_at_some_moments_ends_like_one_that_was_not(spec, tmp_path, capsys):
+    program, keys = MODELS[spec.name]
+    model = {"spec": spec, "keys": keys | {"task": Path(program).stem, "batch_size": 256, "save_checkpoint_steps": 2}}
+    found = copies(tmp_path / "run", tmp_path / "moments", lambda: train_in(tmp_path / "run", **model))
+    chosen = random.Random(SEED).sample(found, 12)
+    tell(capsys, f"{spec.name}: kills at 12 of {len(found)} file operations",
+         resume_from(chosen, tmp_path / "run", **model))
 
 
 def disk_full(tmp_path: Path, numbers, expected: Path) -> list[tuple[str, list[str]]]:
@@ -212,7 +221,7 @@ def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model,
     said = whole.communicate(timeout=900)[0]
     assert whole.returncode == 0, said
     length, rng, results = time.monotonic() - began, random.Random(f"{SEED} {model} {how}"), []
-    for _ in range(4):
+    for _ in range(3):
         process = start(program, config, tmp_path / "ended")
         try:
             said = process.communicate(timeout=rng.uniform(0.3, 0.9) * length)[0]
@@ -228,3 +237,71 @@ def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model,
     problems = [] if last.returncode == 0 else [said[-800:]]
     results.append(("at the end", problems + differences(tmp_path / "ended", tmp_path / "whole")))
     tell(capsys, f"{model}, {how.name} at random", results)
+
+
+@pytest.mark.torture
+@pytest.mark.distributed
+def test_two_ranks_of_which_one_is_killed_at_random_end_like_two_that_were_not(tmp_path, capsys):
+    program, keys = MODELS["convmlp"]
+    config = tmp_path / "run.yaml"
+    keys = keys | {"batch_size": 32, "distribute": True}
+    config.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+
+    def begin(name: str) -> subprocess.Popen:
+        return subprocess.Popen(["bash", ROOT / "scripts" / "run_distribute_train_cpu.sh", "convmlp", config,
+                                 "--ckpt_save_dir", tmp_path / name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                                env=environment(RESULTS_DIR=str(tmp_path / "results"), PYTHON=sys.executable))
+
+    began, rng, results = time.monotonic(), random.Random(SEED), []
+    whole = begin("whole")
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+    length = time.monotonic() - began
+    for _ in range(3):
+        job = begin("ended")
+        try:
+            said = job.communicate(timeout=rng.uniform(0.5, 0.95) * length)[0]
+            break
+        except subprocess.TimeoutExpired:
+            rank = process_of(tmp_path / "ended", rng.randrange(2))
+            if rank:
+                os.kill(rank, signal.SIGKILL)
+            said = job.communicate(timeout=300)[0]
+            results.append(("killed" if rank else "already done", [] if not rank or job.returncode else [said[-800:]]))
+    last = begin("ended")
+    said = last.communicate(timeout=900)[0]
+    problems = [] if last.returncode == 0 else [said[-800:]]
+    results.append(("at the end", problems + differences(tmp_path / "ended", tmp_path / "whole")))
+    tell(capsys, "two ranks, one of them killed at random", results)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_an_evaluation_is_one_sentence_and_nothing_is_half_written(how, tmp_path, capsys):
+    train_in(tmp_path / "run")
+    weights = tmp_path / "run" / "gmlp_Ti_best.ckpt"
+
+    def begin(report: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "gmlp/eval.py", "--ckpt_path", weights, "--report", tmp_path / report],
+                                cwd=ROOT, env=environment(), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE)
+
+    began, rng, results = time.monotonic(), random.Random(SEED), []
+    assert begin("whole").communicate(timeout=600) and (tmp_path / "whole" / "classes.csv").is_file()
+    length = time.monotonic() - began
+    for number in range(6):
+        process, said = begin(f"report_{number}"), []
+        try:
+            out, error = process.communicate(timeout=rng.uniform(0.4, 1.0) * length)
+        except subprocess.TimeoutExpired:
+            process.send_signal(how)
+            out, error = process.communicate(timeout=60)
+        if process.returncode not in (0, 128 + how):
+            said.append(f"code {process.returncode}: {error[-500:]}")
+        if process.returncode and error.strip().splitlines()[-1:] != ["Stopped."]:
+            said.append(f"said {error[-500:]}")
+        said += [f"{path.name} is not whole" for path in (tmp_path / f"report_{number}").glob("[!.]*")
+                 if path.read_bytes() != (tmp_path / "whole" / path.name).read_bytes()]
+        results.append((str(number), said))
+    tell(capsys, f"evaluations with {how.name} at random", results)
