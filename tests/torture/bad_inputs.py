@@ -20,6 +20,7 @@ import common.launch.__main__
 import common.main
 import common.pictures.__main__
 import common.rank_table.__main__
+import common.run.__main__
 from common.command import run
 from common.config.options import Config, names_of
 from common.spec import all_specs
@@ -46,6 +47,7 @@ OTHERS: dict[str, tuple[Callable, Sequence[str]]] = {  # program -> what it does
         "check", "make", "merge", "plan", "--devices", "--device_ips", "--server_ip", "--hccn_conf", "--out", "--cards",
         "--cards_per_server", "--link", "--latency", "--batch_size", "--epoch", "--wait", "0-7", "1.1.1.1", "run.yaml",
         "0"]),
+    "common.run": (common.run.__main__.main, ["compare", ".", "run.yaml", "weights.ckpt"]),
     "common.launch": (common.launch.__main__.main, [
         "standalone", "distribute", "cpu", "gpu", "ascend", "train", "eval", "gmlp", "python", ".", "run.yaml",
         "--config_path", "--epochs", "3"]),
