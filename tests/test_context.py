@@ -7,7 +7,7 @@ import pytest
 from mindspore import device_context
 
 from common.config.load import from_mapping
-from common.context import cluster, tuning
+from common.context import cluster, device, tuning
 from common.context.cluster import scheduler_ready
 from common.context.device import device_number, joins_others, start
 from common.context.tuning import is_first_generation, tune
@@ -58,8 +58,18 @@ def test_a_library_without_a_card_is_no_device(monkeypatch):
     monkeypatch.setattr(device_context.ascend, "is_available", lambda: True)
     monkeypatch.setattr(device_context.ascend, "device_count", lambda: 0)
     assert start(from_mapping({"device_target": "auto"}, "test")).device == "CPU"
-    with pytest.raises(UserError, match="Ascend is not available here"):
+    with pytest.raises(UserError, match="Ascend is not available here.* needs CANN 8.2 to 9.1"):
         start(from_mapping({"device_target": "Ascend"}, "test"))
+
+
+def test_a_card_that_the_framework_cannot_use_is_not_left_idle_in_silence(monkeypatch, tmp_path, caplog):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setitem(device.CARDS, "GPU", f"{tmp_path}/nvidia[0-9]*")
+    assert start(from_mapping({"device_target": "auto"}, "test")).device == "CPU"
+    assert f"There is {tmp_path}/nvidia0, but MindSpore cannot use it: it needs CUDA 11.1 or 11.6" in caplog.text
+    caplog.clear()
+    start(from_mapping({"device_target": "CPU"}, "test"))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("level", ["O1", "O0"])

@@ -1,4 +1,6 @@
 """Where a process runs: device, mode, rank. Imports MindSpore inside its functions, after the environment is set."""
+import glob
+import logging
 import os
 from typing import Any, Mapping
 
@@ -7,7 +9,13 @@ from common.context.ranks import Runtime
 from common.context.tuning import tune
 from common.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 DEVICES = ("Ascend", "GPU", "CPU")
+CARDS = {"Ascend": "/dev/davinci[0-9]*", "GPU": "/dev/nvidia[0-9]*"}
+# What the plugins of the pinned MindSpore load; without it the framework is silent and has no such device.
+NEEDS = {"Ascend": "CANN 8.2 to 9.1, whose set_env.sh sets ASCEND_HOME_PATH and LD_LIBRARY_PATH",
+         "GPU": "CUDA 11.1 or 11.6 with cuDNN 8 in LD_LIBRARY_PATH, and CUDA_HOME, the folder with bin/nvcc"}
 
 
 def prepare_environment(uses_convolutions: bool) -> None:
@@ -94,11 +102,16 @@ def _choose_device(wanted: str) -> str:
     there = {"Ascend": device_context.ascend.is_available() and device_context.ascend.device_count() > 0,
              "GPU": device_context.gpu.is_available() and device_context.gpu.device_count() > 0, "CPU": True}
     if wanted == "auto":
-        return next(device for device in DEVICES if there[device])
+        found = next(device for device in DEVICES if there[device])
+        for device, pattern in CARDS.items():
+            if found == "CPU" and (cards := glob.glob(pattern)):
+                logger.warning("device_target: auto takes the CPU. There is %s, but MindSpore cannot use it: it needs %s.",
+                               min(cards), NEEDS[device])
+        return found
     if not there[wanted]:
         available = ", ".join(device for device in DEVICES if there[device])
         raise UserError(f"device_target: {wanted} is not available here; this machine and this MindSpore offer "
-                        f"{available} (or 'auto').")
+                        f"{available} (or 'auto'). {wanted} needs {NEEDS[wanted]}.")
     return wanted
 
 
