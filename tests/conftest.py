@@ -1,6 +1,7 @@
 """Shared test set-up: the repository on the path, a quiet framework, parts that run on request, a scratch folder."""
 import ctypes
 import gc
+import importlib
 import os
 import sys
 from collections import Counter
@@ -17,6 +18,8 @@ os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors 
 if "ONEDNN_MAX_CPU_ISA" not in os.environ:
     os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "ZOO_TEST_SET": "ONEDNN_MAX_CPU_ISA"}
 os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
+# One thread for PyNative mode: the same bits at a seventh of the processor time, as its queues wait in busy loops.
+os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
 
 # Tests with these marks run when the option of the same name is given, and then alone; with --all everything runs.
 PARTS = {"long": "networks of full size in a second mode, and what else takes minutes",
@@ -84,6 +87,15 @@ def memory_is_given_back():
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+@pytest.fixture
+def uninitialised(monkeypatch):
+    """Build networks without initial values, where these do not matter: for large ones they take seconds."""
+    for file in ROOT.glob("*/src/*.py"):
+        if "initialise(" in file.read_text(encoding="utf-8"):
+            module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+            monkeypatch.setattr(module, "initialise", lambda network, rule: None)
 
 
 @pytest.fixture(params=["graph", "pynative"])
