@@ -1,7 +1,8 @@
 """Speed and memory of training, inference and data loading, for every variant of every model.
 
     python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
-    python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch
+    python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch, and
+                                                                                   HLG's beside scripts/hlg_torch.py
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
     ... --mode data --against timm,native     beside timm's loader and the framework's own pipeline, by CPU time
 
@@ -36,6 +37,7 @@ SHOWN = ("config_path", "data_dir", "batch_size", "image_size", "device_target",
 BATCH_SIZE = 16  # of training and inference, unless given
 TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
+OWN_TORCH = "hlg"  # the family whose networks are in scripts/hlg_torch.py
 OURS, TORCH = "MindSpore", "PyTorch"
 LR, CLIP = 1e-3, 1.0
 
@@ -71,17 +73,28 @@ def our_network(config: Config, mode: str, steps: int) -> tuple[dict, Step]:
 
 
 def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
-    """The same network of timm."""
-    import timm
+    """The same network in PyTorch."""
     import torch
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     place = "cuda" if device == "GPU" else "cpu"
-    own_rate = find_model(config.model).variants[config.model].get("drop_path_rate", 0.0)
-    network = timm.create_model(
-        TIMM[config.model], num_classes=config.num_classes, img_size=config.image_size, in_chans=config.in_channels,
-        drop_path_rate=own_rate if config.drop_path_rate is None else config.drop_path_rate).to(place)
+    spec = find_model(config.model)
+    own_rate = spec.variants[config.model].get("drop_path_rate", 0.0)
+    arguments = {"num_classes": config.num_classes,
+                 "drop_path_rate": own_rate if config.drop_path_rate is None else config.drop_path_rate}
+    framework = f"PyTorch {torch.__version__}"
+    if spec.name == OWN_TORCH:
+        from scripts.hlg_torch import build
+
+        network = build(config.model, image_size=config.image_size, in_channels=config.in_channels, **arguments)
+    else:
+        import timm
+
+        framework += f", timm {timm.__version__}"
+        network = timm.create_model(TIMM[config.model], img_size=config.image_size, in_chans=config.in_channels,
+                                    **arguments)
+    network.to(place)
     images, labels = (torch.from_numpy(array).to(place) for array in random_batch(config))
     labels = labels.long()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=config.weight_decay)
@@ -99,9 +112,8 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
             network(images).cpu()
 
     network.train(mode == "train")
-    return {"framework": f"PyTorch {torch.__version__}, timm {timm.__version__}", "device": device,
-            "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in network.parameters())
-            }, train if mode == "train" else infer
+    return {"framework": framework, "device": device, "threads": torch.get_num_threads(),
+            "parameters": sum(p.numel() for p in network.parameters())}, train if mode == "train" else infer
 
 
 def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +144,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--steps", type=int, help="steps that count (10), or batches in each round of --mode data (20)")
     parser.add_argument("--rounds", type=int, default=3, help="--mode data: fresh processes for each side (3)")
     parser.add_argument("--pynative", action="store_true", help="op by op instead of compiled")
-    parser.add_argument("--against", help="torch: measure timm's network beside ours; with --mode data timm, native or "
-                        "timm,native: timm's loader and the framework's own pipeline, per second of CPU time")
+    parser.add_argument("--against", help="torch: measure the network in PyTorch beside ours; with --mode data timm, "
+                        "native or both: timm's loader and the framework's own pipeline, per second of CPU time")
     parser.add_argument("--threads", help="CPU threads of either framework; by default each decides")
     parser.add_argument("--json", help="file for all numbers")
     parser.add_argument("--config_path", help="configuration of --mode data")
@@ -183,16 +195,17 @@ def check_comparison(config: Config) -> None:
     Raises:
         UserError: if not.
     """
-    if config.model not in TIMM:
-        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}. Leave "
-                        "--against out.")
-    missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
+    own = find_model(config.model).name == OWN_TORCH
+    if not own and config.model not in TIMM:
+        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}, and the "
+                        "networks of HLG are in scripts/hlg_torch.py. Leave --against out.")
+    missing = [name for name in ("torch", "timm")[:2 - own] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"against: torch needs {' and '.join(missing)}, which is not installed here; pip install torch "
                         "timm.")
     changed = network_arguments(config)
     if changed or config.amp_level != "O0":
-        raise UserError(f"against: timm's {TIMM[config.model]} is compared as published and in float32; leave out "
+        raise UserError(f"against: {config.model} is compared as published and in float32; leave out "
                         f"{', '.join(changed) or 'amp_level'}.")
 
 
@@ -211,8 +224,8 @@ def compare_networks(config: Config, mode: str, steps: int, against: bool) -> li
             sides.append(processes.enter_context(Measurement(TORCH, torch_network, config, mode, device)))
             ours, theirs = (side.facts["parameters"] for side in sides)
             if ours != theirs:
-                raise UserError(f"against: {config.model} has {ours} parameters here and {theirs} in timm, so the "
-                                "networks are not the same.")
+                raise UserError(f"against: {config.model} has {ours} parameters here and {theirs} in PyTorch, so "
+                                "the networks are not the same.")
         for number in range(steps):
             times = [f"{side.name} {side.step():.3f} s" for side in sides]
             say(f"{mode}: step {number + 1} of {steps}: {', '.join(times)}")

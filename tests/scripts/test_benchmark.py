@@ -13,6 +13,7 @@ from common.augment.pipeline import statistics, train_transform
 from common.config.load import from_mapping
 from common.errors import UserError
 from entry import ROOT, run, sentence
+from golden import Golden
 from scripts.benchmark import check_comparison, numbers, ratios
 from scripts.measure import Measurement, cpu_time, machine
 from scripts.pipelines import check_against, plain_image, settle
@@ -187,7 +188,7 @@ def test_mistake_is_one_sentence(arguments, message):
 
 def test_comparison_is_of_the_published_network():
     config = from_mapping({"model": "gmlp_ti", "depth": 2}, "test")
-    with pytest.raises(UserError, match="depth" if HAS_TORCH else "pip install torch timm"):
+    with pytest.raises(UserError, match="leave out depth" if HAS_TORCH else "pip install torch timm"):
         check_comparison(config)
 
 
@@ -207,3 +208,40 @@ def test_torch_runs_the_same_network_in_turn(tmp_path):
     assert ours["parameters"] == theirs["parameters"] == 5867328
     assert (ours["threads"], theirs["threads"]) == (1, 1)
     assert "infer  MindSpore / PyTorch: time" in result.stdout
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+@pytest.mark.parametrize("name", ["hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_dwconv", "hlg_tiny_avgpool_paper"])
+def test_hlg_in_pytorch_reproduces_the_golden_numbers(name):
+    """The logits, and the gradient's norm for each tensor, to what HLG's own golden tests allow."""
+    import torch
+
+    from scripts.hlg_torch import build
+
+    golden = Golden(name)
+    network = build(name.removesuffix("_paper"), drop_path_rate=0.0,
+                    **({"layout": "paper"} if name.endswith("_paper") else {}))
+    tensors = golden.tensors()
+    names = {key: zoo_name(key, tensors) for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    network.load_state_dict({key: torch.from_numpy(tensors[name]) for key, name in names.items()}, strict=False)
+    assert set(golden.manifest["grad_keys"]) <= set(names.values())
+    for phase, suffix in (("eval", ""), ("train", "_train")):
+        logits = network.train(phase == "train")(torch.from_numpy(golden.images))
+        gradients = torch.autograd.grad(
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(golden.labels)),
+            list(network.parameters()), allow_unused=True)
+        np.testing.assert_allclose(logits.detach().numpy(), golden.arrays[f"logits{suffix}"], atol=2e-4)
+        norms = {names[key]: float(gradient.double().norm())
+                 for (key, _), gradient in zip(network.named_parameters(), gradients) if gradient is not None}
+        zero = golden.manifest.get(f"zero_grad_keys_{phase}", ())
+        for key, norm in zip(golden.manifest["grad_keys"], golden.arrays[f"grad_norms_{phase}"]):
+            loose = ".pos_" in key  # norms of two numbers, see tests/hlg/test_hlg.py
+            assert key in zero or norms[key] == pytest.approx(norm, rel=1.5e-2 if loose else 5e-3, abs=1e-5), key
+
+
+def zoo_name(key: str, tensors) -> str:
+    """The name of one of PyTorch's tensors in the golden numbers, those of hlg_mobile by MindSpore's names."""
+    module, _, kind = key.rpartition(".")
+    zoo = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    other = f"{module}.{zoo.get(kind, kind)}"
+    return key if key in tensors else other
