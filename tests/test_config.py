@@ -19,7 +19,7 @@ from common.config.rules import check_paths, check_rules
 from common.config.yaml_file import read_yaml, save_config
 from common.errors import UserError, user_sentence
 from common.main import read_config
-from common.spec import ModelSpec
+from common.spec import ModelSpec, all_specs
 from gmlp.src.spec import SPEC as GMLP
 from mae.src.spec import SPEC as MAE
 
@@ -889,6 +889,16 @@ def test_what_no_file_system_takes_as_a_path_is_refused(value):
         with pytest.raises(UserError, match=f"{key} .the test. is no path"):
             from_mapping({key: value}, "the test")
     assert "is too long" in user_sentence(OSError(errno.ENAMETOOLONG, "File name too long", value))
+
+
+def test_a_lack_of_memory_is_a_sentence():
+    assert "(Unable to allocate 9 GiB); make batch_size" in user_sentence(MemoryError("Unable to allocate 9 GiB"))
+
+
+def test_a_network_that_hardly_widens_its_tokens_is_refused_in_every_model():
+    for spec in all_specs():
+        with pytest.raises(UserError, match="mlp_ratio: 0.01"):
+            from_mapping({"mlp_ratio": 0.01}, "the test", spec)
 
 
 @pytest.mark.parametrize("flags", [("--seed", "1e30"), ("--lr", "1e308"), ("--std", "1e-300"), ("--mixup", "1e300"), ("--image_size", "9000"),

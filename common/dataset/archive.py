@@ -89,7 +89,7 @@ def extract(archive: Path, folder: Path) -> None:
                                     "files and folders only.")
                 member.mode = 0o755 if member.isdir() else 0o644
                 tar.extract(member, folder, set_attrs=False, **safety)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, TypeError, zlib.error) as error:  # TypeError: half the header of gzip
         raise UserError(f"{archive} is damaged or not a tar archive ({error}); fetch it again.") from error
     except OSError as error:
         if error.errno is None:  # from gzip and bz2, which have no exceptions of their own

@@ -135,11 +135,11 @@ def test_an_archive_that_unpacks_to_a_multiple_is_refused_before_it_fills_the_di
     assert [file.name for file in tmp_path.rglob("*.bmp")] == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "html", "cut gzip", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "html", "cut gzip", "gzip header", "empty"])
 def test_damaged_archive_is_one_sentence_and_leaves_nothing(tmp_path, damage):
     mode = "w:gz" if damage == "cut gzip" else "w"
     content = make_tar(tmp_path / "a.tar", {"top/a.txt": b"one" * 5000}, mode).read_bytes()
-    content = {"html": b"<html>not found</html>", "empty": b""}.get(damage, content[:len(content) // 3])
+    content = {"html": b"<html>not found</html>", "gzip header": b"\x1f\x8b\x08", "empty": b""}.get(damage, content[:len(content) // 3])
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(UserError, match="a.tar is damaged"):
         unpack_once(tmp_path / "a.tar", tmp_path)
