@@ -69,6 +69,7 @@ class Ending:
 
     Attributes:
         rescue: is done before the end; a further signal does not wait for it.
+        remains: says what becomes of the work, as the end of a sentence; empty: there is nothing to say.
         saves: whether the first signal is only noted, for somebody who will save and call ``leave``.
         asked: the number of the signal that came; 0: none.
     """
@@ -78,6 +79,7 @@ class Ending:
 
     def __init__(self):
         self.rescue: Callable[[], None] = lambda: None
+        self.remains: Callable[[], str] = lambda: ""
         self.saves = False
         self.asked = 0
         self.leaving = False
@@ -110,15 +112,14 @@ class Ending:
             if self.asked or not self.saves:
                 threading.Thread(target=self.leave, args=(number,), daemon=True).start()
             else:
-                sys.stderr.write("\nStopping after this step, with a checkpoint; a second signal stops at once.\n")
+                sys.stderr.write("\nStopping after this step; a second signal stops at once.\n")
                 sys.stderr.flush()
             self.asked, first = self.asked or number, time.monotonic()
 
     def leave(self, number: int) -> None:
         """End the process because of a signal."""
         self.leaving = True
-        goes_on = "; the training goes on from its last checkpoint when it is started again" if self.saves else ""
-        sys.stderr.write(f"\nStopped{goes_on}.\n")
+        sys.stderr.write(f"\nStopped{self.remains()}.\n")
         sys.stderr.flush()
         try:
             self.rescue()

@@ -1,9 +1,11 @@
 """Logging of a run: people read rank 0 on the console, and every rank keeps a file. Imports no MindSpore."""
 import logging
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from tqdm import tqdm
 
@@ -80,6 +82,48 @@ def set_up(run_dir: str | Path | None, rank: int = 0, prefix: str = "%(asctime)s
     return get_logger()
 
 
+class Waiting:
+    """Says what is going on while nothing moves: after five seconds, then every half minute, and when it is over.
+
+    Begins and ends like a context, or with ``begin`` and ``end``, which may be called again.
+
+    Args:
+        what: what is going on, or a function that says how far it is.
+    """
+
+    FIRST, PAUSE = 5.0, 30.0  # seconds
+
+    def __init__(self, what: str | Callable[[], str]):
+        self.what = what if callable(what) else lambda: what
+        self.over, self.said = threading.Event(), False
+
+    def begin(self) -> None:
+        self.started, self.said = time.monotonic(), False
+        self.over = threading.Event()
+        threading.Thread(target=self._tell, args=(self.over,), daemon=True).start()
+
+    def end(self) -> None:
+        if self.said and not self.over.is_set():
+            self._say("; done after")
+        self.over.set()
+
+    def _tell(self, over: threading.Event) -> None:
+        pause = self.FIRST
+        while not over.wait(pause) and threading.main_thread().is_alive():
+            self.said, pause = True, self.PAUSE
+            self._say(",")
+
+    def _say(self, joint: str) -> None:
+        get_logger().info("%s%s %.0f s", self.what(), joint, time.monotonic() - self.started)
+
+    def __enter__(self) -> "Waiting":
+        self.begin()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.end()
+
+
 @dataclass(frozen=True)
 class LogStyle:
     """The log lines of one family of models, as templates for ``str.format``; an empty template prints nothing.
@@ -87,7 +131,7 @@ class LogStyle:
     Every line of a template is logged by itself. The values that each template may use:
 
     Attributes:
-        prefix: ``logging`` format of a line.
+        prefix: ``logging`` format of a line, in which ``{KEY}`` stands for a key of the configuration.
         train_epoch: an epoch's training is done: epoch (from 1), epoch0 (from 0), epochs, steps, loss (mean of the
             epoch), lr (of its last step), epoch_time and step_time in seconds, fps (images per second).
         evaluated: an evaluation is done: top1 and top5 as fractions, eval_loss, eval_time in seconds, epoch, epochs.

@@ -1,4 +1,5 @@
 """What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
+import functools
 import importlib.util
 import os
 import sys
@@ -20,18 +21,17 @@ from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
 from common.launch.platform import leave_table
-from common.spec import ModelSpec
-
-OF_EVERY_MODEL = ("train", "eval", "export", "infer")
+from common.spec import ModelSpec, program
 
 
-def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
+def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, in_the_open: bool = False) -> None:
     """Run a task of a model and exit: 0 when it is done, 2 with one sentence for a mistake of the user.
 
     Args:
         task: a kind of training, eval, export, infer or visualize.
         spec: the model.
         argv: command line without the program; ``None``: that of the process.
+        in_the_open: train with a loop of our own instead of the framework's.
     """
     if argv is None:
         ENDING.begin()
@@ -42,7 +42,7 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None) -> None:
         with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
             leave_table(config.distribute if "distribute" in config.given else None, os.environ)
             ENDING.rescue = lambda: send_unfinished(config, os.environ)
-            run(config, spec.for_task(config.task))
+            run(config, spec.for_task(config.task), in_the_open)
     except Exception as error:
         sys.exit(refuse(error))
 
@@ -63,7 +63,7 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         tensors, meta = load_checkpoint(path)
         if meta.get("family", spec.name) != spec.name:
             raise UserError(f"ckpt_path: {path} holds {meta.get('model')}, a network of {meta['family']}: use "
-                            f"{meta['family']}/{task if task in OF_EVERY_MODEL else 'train'}.py.")
+                            f"{program(meta['family'], task)}.")
         if "config" in meta or spec.architecture is None or not spec.architecture(tensors):
             return meta.get("config")
         variant, settings = spec.recognise(tensors)
@@ -74,7 +74,7 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
                        about=sys.modules["__main__"].__doc__ or "")
 
 
-def run(config: Config, spec: ModelSpec) -> None:
+def run(config: Config, spec: ModelSpec, in_the_open: bool = False) -> None:
     """Run the task that ``config.task`` names. MindSpore is imported here and not before."""
     from common.tasks.evaluate import evaluate
     from common.tasks.export import export
@@ -83,7 +83,7 @@ def run(config: Config, spec: ModelSpec) -> None:
     from common.tasks.visualize import visualize
 
     tasks = ({"eval": evaluate, "export": export, "infer": predict, "visualize": visualize}
-             | {task: train for task in spec.tasks})
+             | {task: functools.partial(train, in_the_open=in_the_open) for task in spec.tasks})
     if config.task not in tasks:
         raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")
     tasks[config.task](config, spec)

@@ -9,6 +9,7 @@ from mindspore import nn, ops
 from common.context.ranks import Runtime
 from common.dataset.samples import Samples
 from common.errors import UserError
+from common.logger import Waiting
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,17 @@ def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=No
     step.set_train(False)
     totals = np.zeros(4, np.float64)  # correct at 1, correct at 5, loss, seen
     steps = 0
-    for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
-        if before_batch is not None:
-            before_batch()
-        position, loss, *answers = step(images, labels)
-        labels = labels.asnumpy()
-        real = labels >= 0
-        position, loss = position.asnumpy()[real], loss.asnumpy()[real].astype(np.float64)
-        totals += (position < 1).sum(), (position < 5).sum(), loss.sum(), real.sum()
-        if collect is not None:
-            collect(steps - 1, labels, *(answer.asnumpy() for answer in answers))
+    with Waiting(lambda: f"Evaluating, {steps} batches done"):
+        for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
+            if before_batch is not None:
+                before_batch()
+            position, loss, *answers = step(images, labels)
+            labels = labels.asnumpy()
+            real = labels >= 0
+            position, loss = position.asnumpy()[real], loss.asnumpy()[real].astype(np.float64)
+            totals += (position < 1).sum(), (position < 5).sum(), loss.sum(), real.sum()
+            if collect is not None:
+                collect(steps - 1, labels, *(answer.asnumpy() for answer in answers))
     totals = runtime.sum(totals)
     step.set_train(was_training)
     if totals[3] == 0:

@@ -56,7 +56,7 @@ def find_model(name: str) -> ModelSpec:
     known = {known_name.lower(): spec for spec in all_specs() for known_name in (*spec.variants, *spec.aliases)}
     if name.lower() not in known:
         raise UserError(f"model: '{name}' is not a variant of any model here; there are {', '.join(list_models())}."
-                        f"{nearest(name, known)}")
+                        f"{nearest(name, list_models())}")
     return known[name.lower()]
 
 

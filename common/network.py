@@ -17,7 +17,7 @@ from common.layers.precision import apply_precision
 from common.layers.recompute import recompute_blocks
 from common.layers.sync_batch_norm import synchronise
 from common.logger import get_logger
-from common.spec import ModelSpec
+from common.spec import ModelSpec, program
 
 
 def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
@@ -28,8 +28,9 @@ def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
     """
     held, wanted = (meta.get("family"), meta.get("model")), (spec.name, config.model)
     if held[0] and held != wanted:
+        advice = f"give --model {held[1]}" if held[0] == spec.name else f"use {program(held[0], config.task)}"
         raise UserError(f"the checkpoint holds {held[1]} (a {held[0]} model), but the configuration asks for "
-                        f"{wanted[1]}; give --model {held[1]} or another checkpoint.")
+                        f"{wanted[1]}; {advice} or another checkpoint.")
 
 
 def check_weights(tensors: dict[str, np.ndarray], meta: dict[str, Any], config: Config, spec: ModelSpec,

@@ -2,6 +2,7 @@
 import functools
 import importlib
 import inspect
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
@@ -11,6 +12,13 @@ from common.context.device import prepare_environment
 from common.errors import UserError, nearest
 from common.files import ROOT
 from common.logger import LogStyle
+
+_WIDTH_AND_DEPTH = {"embed_dim", "dims", "depth", "depths"}
+
+
+def program(family: str, task: str) -> str:
+    """Return the program of a model that does a task, or, where not every model has one, its train.py."""
+    return f"{family}/{task if task in ('train', 'eval', 'export', 'infer') else 'train'}.py"
 
 
 def fewer_than_two_axes(name: str, shape: tuple[int, ...]) -> bool:
@@ -107,6 +115,27 @@ class ModelSpec:
         """Return the spelling of a variant that checkpoint names and log lines carry."""
         variant = self.variant(name)
         return self.display_names.get(variant, variant)
+
+    def name_of(self, values: Mapping[str, Any]) -> str:
+        """Return what people call a network: its variant, or, of other widths or depths, ``gmlp (dim 64, depth 6)``.
+
+        Args:
+            values: ``model``, a variant, and the arguments that go beyond it, as in a configuration.
+        """
+        variant = self.variants[self.variant(values["model"])]
+        sizes = {key: usual if (size := values.get(key)) is None else tuple(size) if isinstance(size, list) else size
+                 for key, usual in variant.items() if key != "drop_path_rate"}
+        other = [key for key, size in sizes.items() if size != variant[key]]
+        name = self.display_name(values["model"])
+        if _WIDTH_AND_DEPTH & set(other):
+            name, other = name.partition("_")[0], [key for key in sizes if key in _WIDTH_AND_DEPTH]
+        shown = ", ".join(f"{key.removeprefix('embed_')} {'-'.join(map(str, np.atleast_1d(size)))}"
+                          for key, size in sizes.items() if key in other)
+        return f"{name} ({shown})" if shown else name
+
+    def file_name_of(self, values: Mapping[str, Any]) -> str:
+        """Return ``name_of`` as a part of file names: ``gmlp_dim64_depth6``."""
+        return re.sub(r"[( ),]+", lambda gap: "_" if gap[0] in (" (", ", ") else "", self.name_of(values))
 
     def build(self, variant: str, num_classes: int | None = None, image_size: int = 224, in_channels: int = 3,
               drop_path_rate: float | None = 0.0, **overrides: Any):

@@ -12,6 +12,7 @@ from small_networks import Linear
 
 from common.callback import tensorboard
 from common.callback.epoch import Pictures, callbacks
+from common.callback.stop import StopWhenAsked
 from common.checkpoint.run_folder import RunFolder
 from common.config.options import Config
 from common.context.ranks import Runtime
@@ -190,6 +191,15 @@ def test_tensorboard_shows_a_point_per_epoch_also_of_a_run_that_was_continued(tm
         run.state.history.append(row | {"loss": 9.0})
         writer.on_train_epoch_end(None)
     assert points()["loss/train"] == first["loss/train"][:2] + [(3, 9.0), (4, 9.0)]
+
+
+def test_a_stop_says_from_where_the_training_goes_on_or_how_much_is_lost(tmp_path, kept):
+    run = run_of(tmp_path, kept, np.ones(1))
+    run.state.started -= 90
+    stop = StopWhenAsked(run, None)
+    assert re.fullmatch("; no checkpoint was saved yet, so that 9[0-9] s of training are lost", stop.remains())
+    (tmp_path / "net-1_5.ckpt").touch()
+    assert stop.remains() == "; the training goes on from net-1_5.ckpt when it is started again"
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(tmp_path, kept):

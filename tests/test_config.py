@@ -297,6 +297,43 @@ def test_train_follows_the_task_of_the_file_and_other_programs_do_not():
     assert run("--config", path, task="eval").task == "eval"
 
 
+@pytest.mark.parametrize("program, file, wanted", [
+    ("finetune", "mae-vit-digits.yaml", "mae/pretrain.py"), ("pretrain", "vit-base-p16.yaml", "mae/train.py"),
+    ("linprobe", "finetune-vit-digits.yaml", "mae/finetune.py"), ("finetune", "vit-base-p16.yaml", "")])
+def test_the_file_of_another_training_names_its_program(program, file, wanted):
+    arguments = ["--config_path", f"config/{file}", "--data_dir", "."]
+    if not wanted:  # the original version trains from scratch with finetune.py too
+        assert read_config(program, MAE, arguments).task == "finetune"
+        return
+    with pytest.raises(UserError, match=f"start {wanted} with this file"):
+        read_config(program, MAE, arguments)
+
+
+@pytest.mark.parametrize("model, task, name, expected", [
+    ("gmlp", "train", "configs/gmlp/gmlp_Ti.yaml", "gmlp_Ti.yaml"),
+    ("gmlp", "train", f"{ROOT}/configs/gmlp/gmlp_S.yaml", "gmlp_S.yaml"),
+    ("soft", "export", "config/export.yml", "SOFT_export.yml"),
+    ("hlg", "export", "config/export.yml", "hlg_export.yml"),
+    ("gmlp", "train", "/elsewhere/configs/gmlp/gmlp_Ti.yaml", ""), ("gmlp", "train", "configs/none.yaml", "")])
+def test_paths_of_the_original_versions_find_the_files(model, task, name, expected, caplog):
+    arguments = ["--config_path", name, "--data_dir", ".", "--ckpt_path", write("", "weights.ckpt")]
+    spec = import_module(f"{model}.src.spec").SPEC
+    if not expected:
+        with pytest.raises(UserError, match="was not found in"):
+            read_config(task, spec, arguments)
+        return
+    config = read_config(task, spec, arguments)
+    assert config.given["model"].endswith(f"{model}/config/{expected}") and expected in caplog.text
+
+
+def test_an_evaluation_without_weights_takes_the_best_of_the_last_training(caplog):
+    spec = dataclasses.replace(SPEC, default_configs={"train": GMLP.default_configs["train"]})
+    assert "ckpt_path: empty" in sentence("--dataset", "digits", task="eval", spec=spec, model_dir=ROOT / "gmlp")
+    best = write("", "ckpt/gmlp_Ti/gmlp_Ti_best.ckpt")
+    assert run("--dataset", "digits", task="eval", spec=spec, model_dir=ROOT / "gmlp").ckpt_path == best
+    assert best in caplog.text
+
+
 def test_number_of_classes_follows_a_data_set_that_has_one():
     assert [run("--dataset", name, "--data_dir", ".").num_classes for name in ("cifar10", "cifar100", "imagenet")] == [
         10, 100, 1000]

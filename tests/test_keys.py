@@ -130,6 +130,7 @@ PROVED = {  # test -> the keys that it would miss
     "test_predict.py::test_probabilities_are_sorted_and_those_of_the_logits": "top_k",
     "test_predict.py::test_class_names_are_read_from_lines_and_from_json": "class_names",
     "test_main.py::test_export_and_prediction_agree": "model_file file_name",
+    "test_main.py::test_a_training_learns_and_logs_the_seeds_lines": "logger_name",
     "export/test_export.py::test_without_verification_the_description_says_so": "verify",
     "export/test_export.py::test_air_needs_an_ascend": "file_format",
     "export/test_onnx.py::test_what_is_inside_a_file_changes_no_prediction": "with_preprocess softmax",

@@ -4,13 +4,14 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.logger import get_logger, set_up
+from common.logger import Waiting, get_logger, set_up
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,18 @@ def test_lines_have_the_family_s_prefix(capsys):
     get_logger().info("Epoch: [1/2]")
     assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] mindcv\.utils\.callbacks INFO - Epoch: \[1/2\]\n",
                         capsys.readouterr().out)
+
+
+def test_what_takes_long_says_what_it_does_and_how_long_it_took(capsys, monkeypatch):
+    monkeypatch.setattr(Waiting, "FIRST", 0.05)
+    set_up(None, 0, "%(message)s")
+    done = 1
+    with Waiting(lambda: f"Counting, {done} so far"):
+        time.sleep(0.6)
+        done = 2
+    with Waiting("Nothing"):
+        pass
+    assert capsys.readouterr().out == "Counting, 1 so far, 0 s\nCounting, 2 so far; done after 1 s\n"
 
 
 def test_date_format_can_be_chosen():

@@ -31,17 +31,18 @@ def trained(tmp_path_factory):
     assert run("-m", "common.dataset.digits", "write", folder / "digits").returncode == 0
     config = write_yaml(folder / "run.yaml", dataset="cifar10", epochs=6)
     result = run("gmlp/train.py", "--config", config, "--dataset_path", folder / "digits", "--ckpt_save_dir",
-                 folder / "run", "--distribute", "False")
+                 folder / "run", "--distribute", "False", "--logger_name", "mindcv.utils.callbacks")
     assert result.returncode == 0, result.stderr
     return folder, result
 
 
 def checkpoint_of(folder):
-    return folder / "run" / "gmlp_Ti_best.ckpt"
+    return folder / "run" / "gmlp_dim16_depth2_best.ckpt"
 
 
 def test_a_training_learns_and_logs_the_seeds_lines(trained):
     folder, result = trained
+    assert "parameters" in result.stdout and "gmlp_Ti" not in result.stdout  # which this network is not
     lines = [line.split("mindcv.utils.callbacks INFO - ")[-1] for line in result.stdout.splitlines()]
     assert [line for line in lines if line.startswith("Epoch: [6/6], batch: [22/22], loss: ")]
     assert lines.count("-" * 80) == 6 and "Finish training!" in lines
@@ -56,6 +57,7 @@ def test_evaluation_needs_only_a_checkpoint_and_gives_the_training_s_number(trai
     folder, _ = trained
     result = run(f"{entry}.py", "--ckpt_path", checkpoint_of(folder), cwd=ROOT / "gmlp")
     assert result.returncode == 0, result.stderr
+    assert "] gmlp INFO - gmlp (dim 16, depth 2) from " in result.stdout
     scores = eval(result.stdout.strip().splitlines()[-1])  # the seed prints a Python dictionary
     rows = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
     assert scores["Top_1_Accuracy"] == round(max(row["top1"] for row in rows), 4)
@@ -203,15 +205,16 @@ def test_ctrl_c_ends_a_training_and_its_workers_and_keeps_what_is_saved(trained,
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir",
                                 tmp_path / "run"], cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, start_new_session=True)
-    while not list((tmp_path / "run").glob("gmlp_Ti-2_*.ckpt")):
+    while not list((tmp_path / "run").glob("gmlp_dim16_depth2-2_*.ckpt")):
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     assert process.wait(timeout=300) == 130
-    assert "Stopped" in process.stderr.read()
+    assert "Stopped; the training goes on from gmlp_dim16_depth2-" in process.stderr.read()
     for _ in range(100):  # the workers notice that their parent is gone
         if not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
             break
         time.sleep(0.1)
     assert not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout
-    assert run("gmlp/eval.py", "--ckpt_path", next((tmp_path / "run").glob("gmlp_Ti-2_*.ckpt"))).returncode == 0
+    saved = next((tmp_path / "run").glob("gmlp_dim16_depth2-2_*.ckpt"))
+    assert run("gmlp/eval.py", "--ckpt_path", saved).returncode == 0

@@ -61,6 +61,17 @@ def test_the_head_reads_the_features_and_they_come_from_the_last_stage(name):
     assert create_model(name, ckpt_path=file)(images(size)).shape == (2, 5)
 
 
+@pytest.mark.parametrize("model, sizes, name, file", [
+    ("gmlp_Ti", {"embed_dim": 128, "depth": None, "norm_eps": 1e-5}, "gmlp_Ti", "gmlp_Ti"),
+    ("gmlp_ti", {"embed_dim": 64}, "gmlp (dim 64, depth 30)", "gmlp_dim64_depth30"),
+    ("gmlp_ti", {"patch_size": 8}, "gmlp_Ti (patch_size 8)", "gmlp_Ti_patch_size8"),
+    ("hlg_mobile", {"dims": [8, 16], "depths": [1, 1], "num_heads": [1, 2]}, "hlg (dims 8-16, depths 1-1)",
+     "hlg_dims8-16_depths1-1")])
+def test_a_network_of_other_sizes_does_not_have_the_papers_name(model, sizes, name, file):
+    values = {"model": model, **sizes}
+    assert (find_model(model).name_of(values), find_model(model).file_name_of(values)) == (name, file)
+
+
 def test_weights_come_from_other_files_too_and_a_new_head_keeps_its_initial_values():
     network = create_model("gmlp_ti", num_classes=4, **TINY["gmlp_ti"])
     theirs = find_model("gmlp_ti").restore({name: value.asnumpy() for name, value in weights_of(network).items()})

@@ -16,6 +16,7 @@ from common.callback.tensorboard import EventFiles
 from common.config.options import Config
 from common.context.ranks import Runtime
 from common.errors import UserError
+from common.logger import Waiting
 from common.metric import Scores
 from common.pictures.curves import plot_history
 from common.run.card import Card
@@ -114,16 +115,24 @@ class ProgressBar(Callback):
         self.total = self.state.epochs * self.micro_batches
         self.first = self.done
         self.started = self.shown = time.time()
+        self.compiling = Waiting("Compiling the training step and taking the first batch")
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.done, unit="batch", dynamic_ncols=True,
                             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]")
+
+    def on_train_begin(self, run_context):
+        self.compiling.begin()
+
+    def __exit__(self, *error):
+        self.compiling.end()
 
     def on_train_epoch_begin(self, run_context):
         if self.bar is not None:
             self.bar.set_description_str(f"epoch {self.state.epoch}/{self.state.epochs}", refresh=False)
 
     def on_train_step_end(self, run_context):
+        self.compiling.end()
         arguments = run_context.original_args()
         count = self.micro_batches if sinks(run_context) else 1
         self.done += count
@@ -275,7 +284,7 @@ def draw_all_curves(run: Run) -> None:
 
 def draw_curves(run: Run) -> None:
     """Draw ``curves.png`` from the records of the run."""
-    title = f"{run.spec.display_name(run.config.model)} on {run.samples.name}"
+    title = f"{run.spec.name_of(vars(run.config))} on {run.samples.name}"
     plot_history(run.state.history, run.file(CURVES), title)
 
 

@@ -33,6 +33,14 @@ class StopWhenAsked(Callback):
         self.batches = run.state.start_step * run.config.accumulation_steps  # of the epoch, that are done
         self.asked = 0  # the signal, once all ranks know of it
         self.calls, self.pause, self.last = 0, 1, time.monotonic()
+        ENDING.remains = self.remains
+
+    def remains(self) -> str:
+        """Say from where the training can go on, or how much of it is lost."""
+        saved = self.run.folder.checkpoints()
+        return (f"; the training goes on from {saved[-1].name} when it is started again" if saved else
+                f"; no checkpoint was saved yet, so that {time.time() - self.run.state.started:.0f} s of training are "
+                "lost")
 
     def on_train_step_end(self, run_context):
         run, step = self.run, self.step

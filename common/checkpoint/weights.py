@@ -54,13 +54,17 @@ class LoadReport:
         return ", ".join(parts) or "nothing matched"
 
     def summary(self) -> str:
+        return ", ".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return a line for each kind of thing that happened."""
         parts = [f"{what}: {', '.join(names)}"
                  for what, names in (("resized", self.resized), ("new", self.new)) if names]
         if self.left_out:
             parts.append(f"left out: {len(self.left_out)} ({_first(self.left_out)})")
         if self.dead:
             parts.append(f"without effect and left out: {len(self.dead)} ({_first(self.dead)})")
-        return ", ".join([f"{len(self.matched)} tensors loaded", *parts])
+        return [f"{len(self.matched)} tensors loaded", *parts]
 
 
 def weights_of(network: nn.Cell) -> dict[str, Parameter]:

@@ -9,7 +9,7 @@ from common.config.datasets import CIFAR10, CIFAR100
 from common.dataset.archive import marker_of, unpack_once
 from common.dataset.once import in_progress, once
 from common.dataset.sources import EVAL_FOLDERS, TRAIN_FOLDERS
-from common.errors import UserError
+from common.errors import UserError, reason
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CIFAR = [name for one in (CIFAR10, CIFAR100) for name in (one.folder, one.test)]
@@ -58,7 +58,8 @@ def _unzip(file: Path, folder: Path) -> None:
                     raise UserError(f"{file} is refused: its member '{name}' lies outside of the archive.")
             content.extractall(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{file} is damaged, or no .zip file that can be read ({error}); fetch it again.") from error
+        raise UserError(f"{file} is damaged, or no .zip file that can be read ({reason(error)}); fetch it "
+                        "again.") from error
     except OSError as error:
         raise UserError(f"{file} could not be unpacked into {folder}: {error.strerror or error}.") from error
 

@@ -18,7 +18,8 @@ from common.config.finetune import finetuning_file, network_of
 from common.config.help import help_text
 from common.config.options import CALLER_VARIABLE, NAMES, TRAINING_TASKS, Config, fields_of, names_of, network_keys
 from common.config.origins import is_file
-from common.config.rules import check_paths, check_rules, fit_schedule
+from common.config.rules import check_paths, check_program, check_rules, fit_schedule
+from common.config.seed_forms import best_of_default, shipped_file
 from common.config.values import coerce, kinds_of
 from common.config.yaml_file import effective_text, read_yaml
 from common.errors import UserError, nearest
@@ -71,6 +72,11 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
     layers = [(source, _found(values, Path(model_dir)))
               for source, values in (_read_file(file, schema) if file else [])]
     checkpoint = fetched or (_merged(layers) | given).get("ckpt_path", "")
+    if (task == "eval" and named is None and "ckpt_path" not in given and not Path(checkpoint).is_file()
+            and not (given.get("enable_modelarts") or on_cloud(given, os.environ))):  # where it is fetched later
+        if best := best_of_default(spec.default_configs, Path(model_dir)):
+            logger.warning("ckpt_path: %s, the best of the last training there, is evaluated", best)
+            layers.append(("the last training", {"ckpt_path": (checkpoint := str(best))}))
     if named is None and trained_with is not None and Path(checkpoint).is_file() and (
             finetunes or task not in TRAINING_TASKS):
         held = _of_checkpoint(trained_with(checkpoint) or {}, checkpoint, given, schema)
@@ -80,6 +86,7 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
     values = _merged(layers)
     origins = _origins(layers)
     values["task"] = _task(task, written, given)
+    check_program(values["task"], written.get("task"), spec, file)
     spec = spec.for_task(values["task"])
     values["model"] = spec.variant(values.get("model") or next(iter(spec.variants)))
     config = _build(values, given=origins, spec=spec, planned=written.get("epochs"))
@@ -277,9 +284,13 @@ def _named_file(flags: dict[str, Any], model_dir: Path | None = None) -> Path | 
             raise UserError(f"config_path: '{name}' (command line) is a folder; give one of the YAML files in it.")
     if model_dir is None:
         raise UserError(f"config_path: there is no file '{name}' (working directory {Path.cwd()}).")
+    if found := shipped_file(name, model_dir):
+        logger.warning("config_path: there is no %s; %s is read", name, found)
+        return found
     shipped = [f"config/{file.name}" for file in sorted(model_dir.glob("config/*.y*ml"))]
-    raise UserError(f"config_path: '{name}' (command line) was found neither in {Path.cwd()} nor in {model_dir}; that "
-                    f"folder has {', '.join(shipped) or 'no configurations'}.{nearest(name, shipped)}")
+    places = " or ".join(dict.fromkeys(map(str, (Path.cwd(), model_dir.resolve()))))
+    raise UserError(f"config_path: '{name}' (command line) was not found in {places}; {model_dir.name} has "
+                    f"{', '.join(shipped) or 'no configurations'}.{nearest(name, shipped)}")
 
 
 def _flatten(values: Mapping[str, Any], source: str) -> list[tuple[str, Any]]:

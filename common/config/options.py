@@ -194,7 +194,7 @@ class Config:
     mixup_prob: float = _augment(1.0, "probability that a batch is mixed at all", ge=0, le=1, tasks=TRAINING_TASKS)
     mixup_switch_prob: float = _augment(0.5, "probability of cutmix where both are on", aliases=("switch_prob",),
                                         ge=0, le=1, tasks=TRAINING_TASKS)
-    mixup_off_epoch: int = _augment(0, "epoch from which nothing is mixed any more; 0: never", ge=0,
+    mixup_off_epoch: int = _augment(0, "epochs after which nothing is mixed any more; 0: never", ge=0,
                                     tasks=TRAINING_TASKS)
     mean: tuple[float, ...] | None = _augment(None, "mean per channel in units of 0..1 (values above 1: of 0..255); "
                                               "none: the data set's", ge=0)

@@ -9,6 +9,7 @@ from common.config.datasets import DATASETS, is_cifar
 from common.config.options import TRAINING_TASKS, Config
 from common.config.origins import is_asked
 from common.errors import UserError
+from common.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,17 @@ def check_rules(config: Config) -> None:
     if config.eval_offset >= config.eval_interval:
         raise UserError(f"eval_offset: {config.eval_offset} never comes up with eval_interval: "
                         f"{config.eval_interval}; it must be below it, or -1 for the last epoch's place.")
+
+
+def check_program(task: str, written: str | None, spec: ModelSpec, file: Path | None) -> None:
+    """Refuse the file of one kind of training in the program of another; finetune.py trains from scratch as well.
+
+    Raises:
+        UserError: naming the program for the file.
+    """
+    if task in spec.tasks and written in spec.tasks and (task, written) not in ((task, task), ("finetune", "train")):
+        raise UserError(f"task: {written} ({file}) is not what {spec.name}/{task}.py does; start "
+                        f"{spec.name}/{written}.py with this file.")
 
 
 def fit_schedule(config: Config, planned: int) -> Config:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from common.dataset.once import once
 from common.errors import UserError
+from common.logger import Waiting
 
 _CHUNK = 1 << 20
 _DEEPEST = 100  # folders in each other
@@ -74,6 +75,7 @@ def extract(archive: Path, folder: Path) -> None:
     safety = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     try:
         with (open(archive, "rb") as raw,
+              Waiting(lambda: f"Unpacking {archive.name}, {raw.tell() / archive.stat().st_size:.0%}"),
               tqdm.wrapattr(raw, "read", total=archive.stat().st_size, desc=archive.name, unit="B",
                              unit_scale=True, leave=False, disable=None) as stream,
               tarfile.open(fileobj=stream, mode="r|*") as tar):
@@ -146,7 +148,8 @@ def download(url: str, file: Path, md5: str, *, timeout: float = 60.0) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=timeout) as answer, open(part, "wb") as output:
             total = int(answer.headers.get("Content-Length") or 0) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=file.name, leave=False, disable=None) as bar:
+            with (Waiting(lambda: f"Fetching {file.name}, {output.tell() >> 20} MB"),
+                  tqdm(total=total, unit="B", unit_scale=True, desc=file.name, leave=False, disable=None) as bar):
                 while chunk := answer.read(_CHUNK):
                     output.write(chunk)
                     digest.update(chunk)

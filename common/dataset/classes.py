@@ -9,7 +9,7 @@ from typing import Sequence
 from common.config.options import Config
 from common.config.origins import is_asked, place_of
 from common.dataset.samples import Samples
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.files import DATA, write_whole
 
 IMAGENET = DATA / "imagenet_classes.txt"  # source and licence: common/data/README.md
@@ -66,8 +66,8 @@ def read_class_names(path: str | Path) -> list[str]:
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise UserError(f"class_names: '{path}' cannot be read ({reason}).") from None
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise UserError(f"class_names: '{path}' cannot be read ({why}).") from None
     if not names:
         raise UserError(f"class_names: '{path}' is empty; give one name per line, or a JSON list in a .json file.")
     return names
@@ -136,7 +136,7 @@ def load_classes(path: str | Path) -> list[str]:
     try:
         names = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no list of class names ({error}).") from error
+        raise UserError(f"{path} is no list of class names ({reason(error)}).") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is no list of class names; it should hold a JSON list of texts.")
     return names

@@ -54,8 +54,8 @@ def read_list(config: Config, file: Path, folder: Path) -> FileSamples:
     except KeyError:
         raise UserError(f"img_ids: {file} must end in {', '.join(LISTS)}.") from None
     except OSError as error:
-        raise UserError(f"img_ids: {file} cannot be read ({error.strerror}); looked in {Path.cwd()} and in "
-                        f"{folder}.") from error
+        places = " and in ".join(dict.fromkeys(map(str, (Path.cwd(), folder.resolve()))))
+        raise UserError(f"img_ids: {file} cannot be read ({error.strerror}); looked in {places}.") from error
     except (ValueError, csv.Error) as error:
         raise UserError(f"img_ids: {file} is no {file.suffix[1:].upper()} file ({error}).") from error
     if not isinstance(entries, list) or not entries:

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.config.datasets import DATASETS, is_cifar
 from common.config.options import Config
+from common.config.origins import is_asked, place_of
 from common.dataset.archive import marker_of, unpack_once
 from common.dataset.cache import Cache
 from common.dataset.cifar import read_cifar
@@ -24,6 +25,7 @@ from common.dataset.once import in_progress
 from common.dataset.samples import ArraySamples, EncodedSamples, FileSamples, Samples
 from common.dataset.shard_samples import is_sharded, open_shards
 from common.errors import UserError
+from common.logger import Waiting
 
 __all__ = ["ArraySamples", "EXTENSIONS", "FileSamples", "Samples", "check_classes", "check_same_classes",
            "load_classes", "load_image", "open_samples", "save_classes"]
@@ -59,8 +61,12 @@ def _find(config: Config, split: str) -> Samples:
         found = read_cifar(config, split)
         return ArraySamples(DATASETS[config.dataset].title, found.classes, found.labels, found.images, found.sources)
     if split == "train" and config.img_ids:
-        return read_list(config, Path(config.img_ids), Path(config.data_dir))
-    if split == "train" and config.dataset == "list":
+        places = [Path(folder) / config.img_ids for folder in (".", config.data_dir)]
+        if is_asked(config, "img_ids") or any(place.is_file() for place in places):
+            return read_list(config, Path(config.img_ids), Path(config.data_dir))
+        logger.warning("img_ids: there is no %s (%s); all images of %s are used", config.img_ids,
+                       place_of(config, "img_ids"), config.data_dir)
+    elif split == "train" and config.dataset == "list":
         raise UserError("dataset: list needs img_ids: the file that lists the images.")
     if split == "eval" and Path(config.eval_dir).suffix.lower() in LISTS:
         return read_list(config, Path(config.eval_dir), Path(config.data_dir))
@@ -167,12 +173,13 @@ def read_folder(folder: Path, split: str, unlabelled: bool = False) -> FileSampl
     files: list[str] = []
     labels: list[int] = []
     empty = []
-    for label, name in enumerate(classes):
-        found = _images_below(folder, name)
-        files += found
-        labels += [label] * len(found)
-        if not found:
-            empty.append(name)
+    with Waiting(lambda: f"Counting the images in {folder}, {len(files)} so far"):
+        for label, name in enumerate(classes):
+            found = _images_below(folder, name)
+            files += found
+            labels += [label] * len(found)
+            if not found:
+                empty.append(name)
     wanted = f"images ({', '.join(EXTENSIONS)})"
     if not classes:
         loose = sum(map(_is_image, os.listdir(folder)))

@@ -42,8 +42,8 @@ def describe_classes(class_names: Sequence[str], outputs: Sequence[np.ndarray], 
     return {"num_classes": count, "class_names": names}
 
 
-def summarise(description: Mapping[str, Any]) -> str:
-    """Say in one line what a caller of the file needs to know."""
+def summarise(description: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a caller of the file needs to know."""
     one, result, prepared = description["input"], description["output"], description["preprocessing"]
     parts = [f"input {one['name']}, {one['dtype']} {one['layout']} {one['shape']}, {one['values']}"]
     if "mean" in prepared:
@@ -54,9 +54,8 @@ def summarise(description: Mapping[str, Any]) -> str:
     if description["num_classes"]:
         parts.append(f"{description['num_classes']} classes")
     difference = description["largest_difference"]
-    return "; ".join(parts + ["not compared with the network" if difference is None else
-                              f"largest difference from the network on {description['compared_images']} images "
-                              f"{difference:.1e}"])
+    return parts + ["not compared with the network" if difference is None else
+                    f"largest difference from the network on {description['compared_images']} images {difference:.1e}"]
 
 
 def description_path(model_file: str | Path) -> Path:

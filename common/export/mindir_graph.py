@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, reason
 
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
           10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 17: "float64"}  # of the format's TensorProto
@@ -76,7 +76,7 @@ def read_graph(path: str | Path) -> Graph:
     try:
         model.ParseFromString(Path(path).read_bytes())
     except Exception as error:  # of the protocol buffer library, whose class depends on its version
-        raise UserError(f"'{path}' is not a MINDIR file, or only a part of one ({error}).") from error
+        raise UserError(f"'{path}' is not a MINDIR file, or only a part of one ({reason(error)}).") from error
     if model.functions:
         raise UserError(f"'{path}' branches or loops while it runs; only a fixed sequence of operations can be "
                         "translated to another format.")

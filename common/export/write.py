@@ -27,6 +27,7 @@ from common.export.description import describe_classes, describe_ports, descript
 from common.export.framework import PLAIN, export_with_framework
 from common.export.load import load_mindir
 from common.export.onnx_file import load_onnx, write_onnx
+from common.logger import Waiting
 
 TOLERANCE = 1e-4  # largest difference between file and network that is still rounding
 COMPARED_IMAGES = 8
@@ -64,7 +65,7 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         input_shape: of the images, (N, C, H, W); N is ``None`` for a file that takes any number of images.
         file_name: the file; its ending may be left out, and its folder is made. A file that is there is replaced.
         file_format: a key of ``FORMATS``.
-        model: name of the variant, for the description.
+        model: name of the network, for the description.
         class_names: one per class, or none, for the description.
         preprocessing: what ``preprocessing_of`` returns, for the description.
         verify: load the file again and compare it with the network.
@@ -86,7 +87,8 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
     network.set_train(False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export_", dir=target.parent) as folder:
+        with (tempfile.TemporaryDirectory(prefix=".export_", dir=target.parent) as folder,
+              Waiting(f"Writing {target.name}, loading it again and comparing")):
             file, outputs, difference = _export(network, form, inputs, Path(folder) / target.name, contents, verify)
             description = {"model": model, "file_format": file_format.upper(), "file": file.name,
                            **describe_ports(inputs, outputs, contents), "inside": contents.describe(),
@@ -101,7 +103,11 @@ def export_network(network: nn.Cell, *, input_shape: Shape, file_name: str | Pat
         raise UserError(f"file_name: '{target}' cannot be written ({error.strerror or error}).") from error
     finally:
         network.set_train(was_training)
-    log.info("Exported %s: %s", target.parent / file.name, summarise(description))
+    if difference is not None and not any(one.any() for one in outputs):
+        log.warning("%s: all outputs are 0, as those of a head that was never trained: that file and network agree "
+                    "proves nothing", file.name)
+    for line in (f"Exported {target.parent / file.name}", *summarise(description)):
+        log.info("%s", line)
     return target.parent / file.name
 
 

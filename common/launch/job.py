@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from common.config.options import FIELDS, NAMES
+from common.config.seed_forms import shipped_file
 from common.errors import UserError, nearest
 from common.files import ROOT
 from common.rank_table.table import MAX_DEVICES, RankTable, Server, find_server, read_rank_table, table_of_hosts
@@ -182,6 +183,9 @@ def _find_config(name: str, model: str, caller: Path, fallback: str) -> tuple[Pa
         rest = re.sub(r"^(\.{1,2}/+)+", "", name)
         places = [ROOT] + [place for one in names for place in (ROOT / one, ROOT / one / "config")]
         files = [] if Path(rest).is_absolute() else [place / rest for place in places if (place / rest).is_file()]
+        if not files or fallback and fallback not in map(_model_of, files):  # perhaps a name of the original version
+            old = [file for one in names if (file := shipped_file(rest, ROOT / one))]
+            files = [file for file in old if _model_of(file) == fallback] or files or old
     if not files:
         if (caller / name).is_dir():
             raise UserError(f"CONFIG_PATH: '{name}' is a folder; give one of the YAML files in it.")

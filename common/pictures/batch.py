@@ -49,7 +49,9 @@ def show_batch(argv: Sequence[str]) -> str:
 
 
 def captions_of(targets: np.ndarray, samples: Samples) -> list[str]:
-    """Describe class numbers (B,), or soft targets (B, K): the largest share, and the second if it is not smoothing."""
+    """Describe class numbers (B,), or soft targets (B, K): the largest share, the second if it is not smoothing, and
+    what is left.
+    """
     names = names_for(samples.classes, len(samples.classes))
     if targets.ndim == 1:
         return [names[label] if label >= 0 else "" for label in targets]
@@ -59,5 +61,8 @@ def captions_of(targets: np.ndarray, samples: Samples) -> list[str]:
         order = np.argsort(-row, kind="stable")[:2]
         mixed = len(row) > 1 and row[order[1]] > (row.min() if len(row) > 2 else 0) + 1e-4
         chosen = order if mixed else order[:1]
-        captions.append("\n".join(with_share(names[index], float(row[index])) for index in chosen))
+        shares = [(names[index], round(float(row[index]), 3)) for index in chosen]
+        rest = round(1 - sum(share for _, share in shares), 3)
+        shares += [("others", rest)] if rest > 0 else []
+        captions.append("\n".join(with_share(name, share) for name, share in shares))
     return captions

@@ -14,7 +14,7 @@ from common.augment.pipeline import statistics
 from common.config.options import Config
 from common.dataset.images import load_image
 from common.errors import UserError
-from common.pictures.style import BLUE, GRID, TEXT, fit_text, font, legible, text_width, write_picture
+from common.pictures.style import BLUE, GRID, ORANGE, TEXT, fit_text, font, legible, text_width, write_picture
 
 SHOWN_AT_MOST = 200  # images of a sheet of predictions
 LETTERS = 14  # pixels, height of the captions of a sheet
@@ -33,31 +33,47 @@ class Subject(NamedTuple):
     image: Image.Image
 
 
-def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6) -> None:
+def prediction_sheet(results: Sequence[Any], path: str | Path, columns: int = 6, classes: Sequence[str] = ()) -> None:
     """Write images with their most probable class, the probability as number and bar, and the file's name.
+
+    Where the folder of an image is named like a class, the caption says whether that is right; wrong bars are orange.
 
     Args:
         results: what ``common.predict.Predictor`` returned for image files; the first ``SHOWN_AT_MOST`` are drawn, and
             of one with an error, the error.
         path: the file to write.
         columns: images per row.
+        classes: the names of all classes.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    shown, images, captions, shares = results[:SHOWN_AT_MOST], [], [], []
+    shown, images, captions, shares, colours = results[:SHOWN_AT_MOST], [], [], [], []
     names = short_names([result.source for result in shown])
     for result, name in zip(shown, names):
         best = result.top[0] if result.top else None
         images.append(_opened(result.source))
         shares.append(best.probability if best else None)
-        captions.append(f"{with_share(best.name, best.probability) if best else result.error.split(':')[0]}\n{name}")
+        said = with_share(best.name, best.probability) if best else result.error.split(":")[0]
+        judged = judge(result, classes)
+        colours.append(ORANGE if judged.startswith("wrong") else BLUE)
+        captions.append("\n".join(filter(None, (said, judged, name))))
     if len(results) > len(shown):
         log.warning("sheet: the first %d of %d images are drawn; the others are in --json and --csv", len(shown),
                     len(results))
     title = f"{len(results)} image{'s' if len(results) > 1 else ''}"
     title = f"the first {len(shown)} of {title}" if len(results) > len(shown) else title
-    image_sheet(images, captions, path, columns, TILE, f"Predictions: {title}", shares)
+    judged = list(filter(None, (judge(result, classes) for result in results)))
+    title += f", {judged.count('right')} of {len(judged)} right" if judged else ""
+    image_sheet(images, captions, path, columns, TILE, f"Predictions: {title}", shares, colours)
+
+
+def judge(result: Any, classes: Sequence[str]) -> str:
+    """Say whether a prediction is right; nothing where the image's folder is not named like a class."""
+    true = Path(result.source).parent.name
+    if not result.top or true not in classes:
+        return ""
+    return "right" if result.top[0].name == true else f"wrong: is {true}"
 
 
 def with_share(name: str, share: float, width: int = TILE) -> str:
@@ -88,7 +104,8 @@ def _opened(path: str) -> Image.Image:
 
 
 def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: str | Path, columns: int = 5,
-                size: int = 200, title: str = "", shares: Sequence[float | None] = ()) -> None:
+                size: int = 200, title: str = "", shares: Sequence[float | None] = (), colours: Sequence[str] = ()
+                ) -> None:
     """Write images in rows, each with its caption below, as one PNG.
 
     Args:
@@ -99,6 +116,7 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
         size: side of the squares, in pixels.
         title: stands above the images.
         shares: one per image, shown as a bar between image and caption, full at 1; None: no bar.
+        colours: of the bars, one per image; blue unless given.
 
     Raises:
         ValueError: if there are no images, or not one caption for each.
@@ -123,7 +141,8 @@ def image_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: st
         sheet.paste(fitted, (left + (size - fitted.width) // 2, top + (size - fitted.height) // 2))
         if shares and shares[number] is not None:
             pen.rectangle((left, top + size + 6, left + size - 1, top + size + 13), fill=GRID)
-            pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13), fill=BLUE)
+            pen.rectangle((left, top + size + 6, left + round(shares[number] * (size - 1)), top + size + 13),
+                          fill=colours[number] if colours else BLUE)
         for row, text in enumerate(texts):
             pen.text((left + size / 2, top + size + bar + 6 + row * line_height), text, fill=TEXT,
                      font=font(LETTERS, text), anchor="ma")

@@ -49,7 +49,7 @@ class Card:
             "commit": commit(), "versions": versions(), "folder": str(Path.cwd()),
             "command": shlex.join(["python", *sys.argv])}]
         self.facts: dict[str, Any] = {
-            "model": run.spec.display_name(config.model), "family": run.spec.name, "task": config.task,
+            "model": run.spec.name_of(vars(config)), "family": run.spec.name, "task": config.task,
             "parameters": parameters, "data": data | {"classes": len(run.samples.classes)}, "seed": config.seed,
             "images_per_step": run.state.global_batch, "steps_per_epoch": run.state.steps_per_epoch,
             "epochs": run.state.epochs, "starts": starts}

@@ -134,9 +134,11 @@ def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples
     Raises:
         UserError: if that is not possible, or another training writes there.
     """
-    name = config.prefix or spec.display_name(config.model)
-    folder = RunFolder(Path(config.ckpt_save_dir), name, config.keep_checkpoint_max, state.steps_per_epoch,
-                       config.keep_best_max)
+    names = [config.prefix] if config.prefix else [spec.file_name_of(vars(config)), spec.display_name(config.model)]
+    folders = [RunFolder(Path(config.ckpt_save_dir), name, config.keep_checkpoint_max, state.steps_per_epoch,
+                         config.keep_best_max)
+               for name in names]
+    folder = next((one for one in folders if one.checkpoints()), folders[0])  # once all sizes had the variant's name
 
     def begin() -> None:
         make_folder("ckpt_save_dir", folder.folder)
@@ -144,7 +146,7 @@ def open_run(config: Config, spec: ModelSpec, runtime: Runtime, samples: Samples
             folder.begin()
 
     together(runtime, begin)
-    logger = set_up(folder.folder, runtime.rank, spec.log_style.prefix)
+    logger = set_up(folder.folder, runtime.rank, spec.log_style.prefix.format(**vars(config)))
     return Run(config, spec, runtime, samples, state, folder, LogLines(spec.log_style, logger))
 
 
@@ -198,7 +200,7 @@ def plain(config: Config) -> dict[str, Any]:
             for f in dataclasses.fields(config) if f.name != "given"}
 
 
-def open_console(spec: ModelSpec, runtime: Runtime) -> logging.Logger:
+def open_console(config: Config, spec: ModelSpec, runtime: Runtime) -> logging.Logger:
     """Begin the log of a task that keeps no folder: lines go to the console alone."""
-    set_up(None, runtime.rank, spec.log_style.prefix)
+    set_up(None, runtime.rank, spec.log_style.prefix.format(**vars(config)))
     return get_logger()

@@ -120,8 +120,7 @@ def _say_dead(say: Say, names: Sequence[str]) -> None:
 
 def _variant(spec: ModelSpec, variant: str, settings: Mapping[str, Any]) -> str:
     extra = ", ".join(f"{key} {value}" for key, value in settings.items())
-    sizes = set(settings) & set(spec.variants[variant])
-    return f"model: {'sizes of no named variant; ' if sizes else ''}{spec.display_name(variant)} with {extra}"
+    return f"model: {spec.name_of({'model': variant} | settings)} with {extra}"
 
 
 def fixed_image(channels: int, height: int, width: int) -> np.ndarray:

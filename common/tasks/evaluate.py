@@ -21,13 +21,15 @@ from common.spec import ModelSpec
 def evaluate(config: Config, spec: ModelSpec) -> Scores:
     """Evaluate the checkpoint ``config.ckpt_path`` on the evaluation data; exact for any batch size and rank count."""
     runtime = start(config)
-    logger = open_console(spec, runtime)
+    logger = open_console(config, spec, runtime)
     samples = open_samples(config, "eval")
     config = with_classes(config, samples)
     folder = make_folder("report", config.report) if config.report else None
     network, report, classes = load_network(config, spec)
-    logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}; {len(samples)} images,"
-                f" {len(samples.classes)} classes" + (f"; {', '.join(REPORT_FILES)} go to {folder}" if folder else ""))
+    logger.info(f"{spec.name_of(vars(config))} from {config.ckpt_path}: {report.summary()}")
+    logger.info(f"{len(samples)} images of {len(samples.classes)} classes")
+    if folder:
+        logger.info(f"{', '.join(REPORT_FILES)} go to {folder}")
     if classes and classes != samples.classes:
         logger.warning(f"The checkpoint was trained on classes named {classes[0]}, {classes[1]} ..., and the data has "
                        f"{samples.classes[0]}, {samples.classes[1]} ...: the numbers mean something only if both lists "

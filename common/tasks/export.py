@@ -24,7 +24,7 @@ def export(config: Config, spec: ModelSpec) -> Path:
         UserError: for any mistake in the configuration or the checkpoint.
     """
     runtime = start(config)
-    logger = open_console(spec, runtime)
+    logger = open_console(config, spec, runtime)
     if config.file_format == "SAFETENSORS":
         return export_weights(config, spec, logger.info)
     choose_format(config.file_format)  # before anything is built
@@ -41,7 +41,7 @@ def export(config: Config, spec: ModelSpec) -> Path:
     size, batch = preprocessing["image_size"], None if config.batch_size == "dynamic" else config.batch_size
     return export_network(network, input_shape=(batch, config.in_channels, size, size),
                           file_name=_file_name(config, spec),
-                          file_format=config.file_format, model=config.model, class_names=classes,
+                          file_format=config.file_format, model=spec.name_of(vars(config)), class_names=classes,
                           preprocessing=preprocessing, verify=config.verify, contents=contents)
 
 
@@ -69,6 +69,6 @@ def export_weights(config: Config, spec: ModelSpec, say: Callable[[str], None]) 
 
 def _file_name(config: Config, spec: ModelSpec) -> str | Path:
     """Return the file to write, with or without its ending; by default beside export.py."""
-    name = spec.display_name(config.model) + ("" if config.part == "classifier" else f"_{config.part}")
+    name = spec.file_name_of(vars(config)) + ("" if config.part == "classifier" else f"_{config.part}")
     beside = ROOT / spec.name
     return config.file_name or (beside if beside.is_dir() else Path()) / name

@@ -9,7 +9,7 @@ from common.dataset.classes import read_class_names
 from common.dataset.images import expand_images, reading_of
 from common.errors import UserError
 from common.export.description import read_description
-from common.logger import get_logger
+from common.logger import Waiting, get_logger
 from common.network import load_network
 from common.pictures.sheet import prediction_sheet
 from common.predict import Predictor, Result, format_table, write_csv, write_json
@@ -26,7 +26,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     if not config.image:
         raise UserError("image: name the images to classify (--image FILE, FOLDER or 'PATTERN').")
     images = expand_images(config.image)
-    open_console(spec, start(config))
+    open_console(config, spec, start(config))
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
         predictor = Predictor(config.model_file, None, names, config.batch_size, top_k=config.top_k)
@@ -37,7 +37,8 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
         network, _, classes = load_network(config, spec)
         predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
                               top_k=config.top_k, reading=reading_of(config))
-    results = predictor(images)
+    with Waiting(f"Predicting {len(images)} image(s)"):
+        results = predictor(images)
     if not predictor.given_names and predictor.class_names:
         shown = "ImageNet's are shown" if len(predictor.class_names) >= 1000 else "numbers are shown"
         get_logger().info(f"No class names came with this network, so that {shown}; --class_names FILE gives others.")
@@ -47,7 +48,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     if config.csv:
         write_csv(results, config.csv)
     if config.sheet:
-        prediction_sheet(results, config.sheet)
+        prediction_sheet(results, config.sheet, classes=predictor.class_names)
     if not any(result.top for result in results):
         raise UserError(f"image: none of the {len(results)} images could be classified; {results[0].source}: "
                         f"{results[0].error}.")
@@ -57,7 +58,7 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
 def _check_exported(config: Config, spec: ModelSpec) -> None:
     """Refuse an exported file that says it holds a network of another model."""
     held = read_description(config.model_file).get("model", "")
-    known = {*spec.variants, *spec.aliases, *spec.display_names.values()}
-    if held and held.lower() not in map(str.lower, known):
+    known = {*spec.variants, *spec.aliases, *(variant.partition("_")[0] for variant in spec.variants)}
+    if held and held.lower().partition(" (")[0] not in map(str.lower, known):
         raise UserError(f"model_file: '{config.model_file}' holds {held}, which is no variant of {spec.name}; use the "
                         "infer.py of its own model.")

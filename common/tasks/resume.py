@@ -26,7 +26,7 @@ FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers",
         "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "keep_best_max", "data_dir", "eval_dir",
         "num_threads", "mode", "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs",
         "save_checkpoint_steps", "download", "allow_tf32", "jit_level", "deterministic", "max_device_memory",
-        "recompute", "fused_attention", "allreduce_buckets", "tensorboard")
+        "recompute", "fused_attention", "allreduce_buckets", "tensorboard", "logger_name")
 
 
 def restore(run: Run, step: TrainStep) -> tuple[int, int]:
@@ -64,7 +64,8 @@ def restore(run: Run, step: TrainStep) -> tuple[int, int]:
         if step.ema_decay is not None:
             for average, weight in zip(step.ema, step.averaged):
                 average.set_data(weight.value())
-        logger.info(f"Starting from the weights of {config.ckpt_path}: {report.summary()}")
+        for line in (f"Starting from the weights of {config.ckpt_path}", *report.lines()):
+            logger.info(line)
     else:
         logger.info("Starting from scratch")
     if run.runtime.is_main:

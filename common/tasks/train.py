@@ -39,16 +39,18 @@ from common.lr import schedule
 from common.network import build_network
 from common.optimizer.build import build_optimizer
 from common.run.card import Card
-from common.run.training import Run, TrainingState, open_run
+from common.run.training import Run, TrainingState, open_console, open_run
 from common.spec import ModelSpec
 from common.tasks.evaluate import evaluation
+from common.tasks.loop import train_in_the_open
 from common.tasks.resume import restore
 from common.train_step import ClassifierLoss, ReconstructionLoss, TrainStep
 
 
-def train(config: Config, spec: ModelSpec) -> TrainingState:
+def train(config: Config, spec: ModelSpec, in_the_open: bool = False) -> TrainingState:
     """Train a network, or continue a training; everything that lasts is in ``config.ckpt_save_dir``.
 
+    ``in_the_open``: with a loop of our own (``common.tasks.loop``) instead of the framework's.
     ``pretrain`` is for a masked autoencoder, without labels and evaluation; ``linprobe`` trains the head alone.
 
     Raises:
@@ -56,6 +58,7 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     """
     check_tensorboard(config)
     runtime = start(config)
+    open_console(config, spec, runtime)
     samples = open_samples(config, "train")
     pretraining = config.task == "pretrain"
     config = config if pretraining else with_classes(config, samples)
@@ -88,10 +91,11 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
         card.write()
         save_config(config, run.file("config.yaml"))
         save_classes(samples, run.file("classes.json"))
-    logger.info(f"{spec.display_name(config.model)}: {_count(network):,} parameters, {len(samples)} training images, "
-                + ("" if pretraining else f"{len(samples.classes)} classes, ")
-                + f"{steps_per_epoch} steps of {global_batch} images per epoch, "
-                f"{runtime.world_size} x {runtime.device}, results in {run.folder.folder}")
+    logger.info(f"{spec.name_of(vars(config))}: {_count(network):,} parameters, "
+                f"{runtime.world_size} x {runtime.device}")
+    logger.info(f"{len(samples)} training images" + ("" if pretraining else f" of {len(samples.classes)} classes")
+                + f", {steps_per_epoch} steps of {global_batch} images per epoch")
+    logger.info(f"Results: {run.folder.folder}")
 
     evaluate = evaluation(config, eval_samples, network, runtime) if eval_samples is not None else None
     around = callbacks(run, step, evaluate, start_epoch, card)
@@ -100,7 +104,9 @@ def train(config: Config, spec: ModelSpec) -> TrainingState:
     if start_step:
         finish_epoch(run, step, around, data, start_epoch)
         start_epoch += 1
-    if start_epoch < config.epochs:
+    if start_epoch < config.epochs and in_the_open:
+        train_in_the_open(step, config.epochs, data(start_epoch=start_epoch), around, start_epoch)
+    elif start_epoch < config.epochs:
         Model(step).train(config.epochs, data(start_epoch=start_epoch), around, initial_epoch=start_epoch,
                           dataset_sink_mode=config.dataset_sink_mode)  # what is sunk at once is an epoch
     totals = {"train_time": time.time() - state.started, "host": socket.gethostname(),

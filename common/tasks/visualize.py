@@ -5,6 +5,7 @@ from common.config.options import Config
 from common.context.device import start
 from common.dataset.images import expand_images, load_image, reading_of
 from common.errors import UserError
+from common.logger import Waiting
 from common.network import load_network
 from common.pictures.sheet import Subject, image_sheet
 from common.run.training import open_console
@@ -27,14 +28,15 @@ def visualize(config: Config, spec: ModelSpec) -> list[Path]:
     if spec.looks_at_images and not config.image:
         raise UserError("image: name the images to look at (--image FILE, FOLDER or 'PATTERN').")
     files = expand_images(config.image) if spec.looks_at_images else []
-    logger = open_console(spec, start(config))
+    logger = open_console(config, spec, start(config))
     network, report, classes = load_network(config, spec)
-    logger.info(f"{spec.display_name(config.model)} from {config.ckpt_path}: {report.summary()}")
+    logger.info(f"{spec.name_of(vars(config))} from {config.ckpt_path}: {report.summary()}")
     written, out = [], Path(config.out or OUT)
     for first in range(0, max(len(files), 1), PAGE):
         subjects = [Subject(number, file.name, load_image(file, reading_of(config)))
                     for number, file in enumerate(files[first:first + PAGE], start=first)]
-        rows = spec.visualize(config, network, classes, subjects)
+        with Waiting("Looking into the network"):
+            rows = spec.visualize(config, network, classes, subjects)
         tiles = [tile for row in rows for tile in row]
         path = out.with_stem(f"{out.stem}_{first // PAGE + 1}") if first else out
         image_sheet([picture for picture, _ in tiles], [caption for _, caption in tiles], path, len(rows[0]), CELL)

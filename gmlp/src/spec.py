@@ -18,7 +18,7 @@ ALIASES = {alias: variant for variant, size in (("gmlp_ti", "Ti"), ("gmlp_s", "S
            for alias in (f"gmlp_{size}", f"gmlp_{size.lower()}16", f"gmlp_{size.lower()}16_224")}
 
 LOG_STYLE = LogStyle(
-    prefix="[%(asctime)s] mindcv.utils.callbacks %(levelname)s - %(message)s",
+    prefix="[%(asctime)s] {logger_name} %(levelname)s - %(message)s",
     train_epoch="Epoch: [{epoch}/{epochs}], batch: [{steps}/{steps}], loss: {loss:.6f}, lr: {lr:.6f}, "
                 "time: {epoch_time:.6f}s",
     evaluated="Validation Top_1_Accuracy: {top1:.4%}, Top_5_Accuracy: {top5:.4%}, time: {eval_time:.6f}s",

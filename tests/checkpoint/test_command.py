@@ -108,7 +108,7 @@ def test_a_run_is_averaged_by_its_evaluation_and_the_result_evaluated(tmp_path):
     made = run("-m", "common.checkpoint", "average", tmp_path / "run", "--best", "2", "--greedy", "--out", out,
                "--batch_size", "360")
     assert made.returncode == 0, made.stderr[-2000:]
-    assert f"is the average of {len(load_checkpoint(out)[1]['averaged'])}: gmlp_Ti-" in made.stdout
+    assert f"is the average of {len(load_checkpoint(out)[1]['averaged'])}: gmlp_dim16_depth1-" in made.stdout
     assert set(load_checkpoint(out)[0]) == set(network_tensors(load_checkpoint(next(
         (tmp_path / "run").glob("*_best.ckpt")))[0]))
     evaluated = run("gmlp/eval.py", "--ckpt_path", out)

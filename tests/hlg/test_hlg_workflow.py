@@ -111,7 +111,7 @@ def trained(tmp_path_factory):
 
 
 def best(folder):
-    return folder / "hlg_mobile_best.ckpt"
+    return folder / "hlg_dims16-32_depths2-1_best.ckpt"
 
 
 def top1(folder) -> float:

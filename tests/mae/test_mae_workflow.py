@@ -164,7 +164,7 @@ def test_full_weights_go_to_the_authors_names_and_back_bit_for_bit(pretrained, t
     from safetensors.numpy import load_file
 
     log = log_of(run("mae/pth2ckpt.py", "--ckpt_path", pretrained[1], "--out", tmp_path / "mae.safetensors"))
-    assert "sizes of no named variant; mae_vit_base_patch16" in log
+    assert "model: mae (dim " in log
     theirs = load_file(tmp_path / "mae.safetensors")
     assert theirs["decoder_blocks.0.norm1.weight"].shape == (16,)
     ours = network_tensors(load_checkpoint(pretrained[1])[0])
@@ -277,6 +277,9 @@ def test_the_list_of_images_selects_them(tmp_path):
                    batch_size=4, epoch=1, in_channels=3)
     log = log_of(start("pretrain", config, tmp_path / "run"))
     assert "8 training images, 2 steps of 4 images per epoch" in log
+    (tmp_path / "tot_ids.json").unlink()  # as in the original file, where nobody has made the list
+    log = log_of(start("pretrain", config, tmp_path / "all"))
+    assert "img_ids: there is no tot_ids.json" in log and "12 training images" in log
 
 
 # the digits, as the README shows them

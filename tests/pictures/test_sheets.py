@@ -32,7 +32,7 @@ from common.pictures.confusion import draw_confusion, most_confused
 from common.pictures.figure import write_figure
 from common.pictures.report import FILES, write_report
 from common.pictures.schedule import draw_schedule, show_schedule
-from common.pictures.sheet import TILE, image_sheet, prediction_sheet, short_names, with_share
+from common.pictures.sheet import TILE, image_sheet, judge, prediction_sheet, short_names, with_share
 from common.pictures.style import BLUE, GRID, ORANGE, _font_name, fit_text, font, legible, text_width
 from common.predict import Candidate, Result
 from gmlp.src.spec import SPEC
@@ -199,6 +199,19 @@ def test_bars_are_as_long_as_the_probabilities():
     assert [near(sheet, (0, 160, 40 + n), 1).sum() for n in range(3)] == [TILE * TILE] * 3
 
 
+def test_what_is_right_is_marked_where_the_folder_tells_the_class():
+    Path("cat").mkdir()
+    found = [Result(f"{folder}{n}.png", (Candidate(n, name, 1.0),)) for n, (folder, name) in
+             enumerate([("cat/", "cat"), ("cat/", "dog"), ("", "cat")])]
+    for result in found:
+        Image.new("RGB", (300, 300)).save(result.source)
+    assert [judge(result, ["cat", "dog"]) for result in found] == ["right", "wrong: is cat", ""]
+    prediction_sheet(found, "sheet.png", classes=["cat", "dog"])
+    sheet = Image.open("sheet.png")
+    lengths = [near(sheet, colour).any(axis=0).sum() for colour in (BLUE, ORANGE)]
+    assert lengths == pytest.approx([2 * TILE, TILE], abs=4)
+
+
 def test_a_broken_image_is_grey_and_has_no_bar():
     Path("broken.png").write_text("x")
     prediction_sheet([*results(1.0), Result("broken.png", error="cannot be read: cut")], "sheet.png")
@@ -297,7 +310,8 @@ def test_a_sheet_shows_the_pixels_of_the_training_batch():
 def test_mixed_labels_are_shown_with_their_shares():
     samples = samples_of([0, 1, 2, 2], ["cat", "dog", "emu"])
     targets = np.array([[0.65, 0.3, 0.05], [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]])
-    assert captions_of(targets, samples) == ["cat: 65.0 %\ndog: 30.0 %", "cat: 90.0 %", "emu: 90.0 %"]
+    assert captions_of(targets, samples) == [
+        "cat: 65.0 %\ndog: 30.0 %\nothers: 5.0 %", "cat: 90.0 %\nothers: 10.0 %", "emu: 90.0 %\nothers: 10.0 %"]
     assert captions_of(np.array([2, -1, 0]), samples) == ["emu", "", "cat"]
     images, rng = np.zeros((4, 3, 2, 2), np.float32), np.random.default_rng(1)
     _, mixed = Mixer(0.8, 0.0, 1.0, 0.5, 3)(images, samples.labels, rng)

@@ -396,6 +396,14 @@ def test_the_models_are_those_with_an_entry_point():
     assert set(models()) == set(MODELS)
 
 
+@pytest.mark.parametrize("folder, name, found", [
+    ("soft/scripts", "../config/eval.yml", "soft/config/SOFT_eval.yml"), ("mae/scripts", "../config/eval.yml", None),
+    ("gmlp/scripts", "../configs/gmlp/gmlp_Ti.yaml", "gmlp/config/gmlp_Ti.yaml")])
+def test_files_are_found_by_their_names_in_the_original_versions(folder, name, found):
+    job = understand(Request("standalone", "cpu", "eval"), [name], sys.executable, ROOT / folder, {})
+    assert job.config == ROOT / (found or "mae/config/eval.yml")
+
+
 def test_a_wait_that_is_no_number_is_refused(tmp_path):
     file = write(table(1), tmp_path / "t.json")
     with pytest.raises(UserError, match="RANK_TABLE_WAIT"):

@@ -32,7 +32,7 @@ def kill_after(config, folder, epoch):
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder],
                                cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(2400):
-        if list(folder.glob(f"gmlp_Ti-{epoch}_*.ckpt")):
+        if list(folder.glob(f"gmlp_dim16_depth2-{epoch}_*.ckpt")):
             break
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.05)
@@ -50,7 +50,7 @@ def test_a_killed_training_continues_as_if_it_had_never_stopped(tmp_path):
     assert "Continuing after epoch" in resumed.stdout + resumed.stderr
     assert history(parts) == history(whole)
     assert [row["epoch"] for row in history(parts)] == [1, 2, 3, 4]
-    last = next(whole.glob("gmlp_Ti-4_*.ckpt")).name
+    last = next(whole.glob("gmlp_dim16_depth2-4_*.ckpt")).name
     expected, found = tensors_of(whole / last), tensors_of(parts / last)
     assert expected.keys() == found.keys() and any(name.startswith("ema.") for name in found)
     for name in expected:
@@ -79,7 +79,7 @@ def test_a_complete_training_is_left_as_it_is(finished):
 @pytest.mark.parametrize("change, words", [
     (("--batch_size", "32"),
      "batch_size was 64 and is now 32, so that a step takes 32 images instead of 64; --batch_size 64 continues it"),
-    (("--opt", "lion"), "opt was adamw and is now lion"), (("--model", "gmlp_S"), "not one of gmlp_S")])
+    (("--opt", "lion"), "opt was adamw and is now lion"), (("--model", "gmlp_S"), "asks for gmlp_s; give --model gmlp_ti")])
 def test_a_run_that_cannot_be_continued_says_what_changed(finished, change, words):
     config, folder = finished
     before = {path.name: path.read_bytes() for path in folder.glob("*.ckpt")}
@@ -91,7 +91,7 @@ def test_a_run_that_cannot_be_continued_says_what_changed(finished, change, word
 def test_weights_alone_start_a_new_training(finished, tmp_path):
     config, folder = finished
     result = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "new", "--ckpt_path",
-                 folder / "gmlp_Ti_best.ckpt")
+                 folder / "gmlp_dim16_depth2_best.ckpt")
     assert result.returncode == 0, result.stderr
     assert "Starting from the weights of" in result.stdout + result.stderr
     assert history(tmp_path / "new")[0]["loss"] < history(folder)[0]["loss"]
@@ -99,7 +99,7 @@ def test_weights_alone_start_a_new_training(finished, tmp_path):
 
 def test_resume_in_another_folder_takes_the_whole_state(finished, tmp_path):
     config, folder = finished
-    source = next(folder.glob("gmlp_Ti-1_*.ckpt"))
+    source = next(folder.glob("gmlp_dim16_depth2-1_*.ckpt"))
     result = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "new", "--resume", source,
                  "--epochs", "2")
     assert result.returncode == 0, result.stderr
@@ -111,5 +111,5 @@ def test_the_run_folder_holds_what_a_reader_looks_for(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "classes.json", "history.jsonl", "curves.png", "log_rank_0.txt",
-            "gmlp_Ti_best.ckpt", "gmlp_Ti-1_22.ckpt"} <= names
+            "gmlp_dim16_depth2_best.ckpt", "gmlp_dim16_depth2-1_22.ckpt"} <= names
     assert not [name for name in names if "unfinished" in name]

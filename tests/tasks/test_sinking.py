@@ -75,9 +75,22 @@ def test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it(graph, tmp_p
     assert [row["epoch"] for row in found] == [1, 2, 3, 4]
     assert all(row["images_per_second"] == pytest.approx(3 * 120 / row["epoch_time"]) for row in found)
     assert [row["lr"] for row in found] == pytest.approx([state.lr[2], state.lr[5], state.lr[8], state.lr[11]])
-    assert {path.name for path in tmp_path.glob("*.ckpt")} == {f"gmlp_Ti-{epoch}_3.ckpt" for epoch in (1, 2, 3, 4)}
-    tensors, meta = load_checkpoint(tmp_path / "gmlp_Ti-4_3.ckpt")
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {f"gmlp_dim16_depth1-{n}_3.ckpt" for n in (1, 2, 3, 4)}
+    tensors, meta = load_checkpoint(tmp_path / "gmlp_dim16_depth1-4_3.ckpt")
     assert (meta["epoch"], int(tensors["train.micro_steps"])) == (4, 12)
+
+
+def test_a_loop_in_the_open_trains_the_same(tmp_path):
+    """What train_with_func.py does, also continued, beside the framework's ``Model.train``."""
+    values = TINY | {"mixup": 0.2, "scheduler": "constant", "save_checkpoint_epochs": 1}
+    for folder, steps in (("open", ((2, True),)), ("framework", ((2, False),)), ("parts", ((1, True), (2, True)))):
+        for epochs, in_the_open in steps:
+            keys = values | {"ckpt_save_dir": str(tmp_path / folder), "epochs": epochs}
+            task.train(from_mapping(keys, "test", SPEC), SPEC, in_the_open)
+    tensors = [load_checkpoint(next((tmp_path / folder).glob("*-2_*.ckpt")))[0]
+               for folder in ("open", "framework", "parts")]
+    for other in tensors[1:]:
+        assert all(np.array_equal(value, other[name]) for name, value in tensors[0].items())
 
 
 def test_a_device_that_does_not_sink_trains_the_same(tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
-    saved, = folder.glob("gmlp_Ti-1_*.ckpt")
+    saved, = folder.glob("gmlp_dim16_depth1-1_*.ckpt")
     step = int(saved.stem.rpartition("_")[2])
     assert 3 <= step < 44 and f"in epoch 1 after step {step} of 44" in said
     resumed = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder)
@@ -89,8 +89,9 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     assert f"Continuing after epoch 0 and {step} steps of the next" in resumed.stdout
     whole = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    assert [path.name for path in sorted(folder.glob("*.ckpt"))] == ["gmlp_Ti-1_44.ckpt", "gmlp_Ti_best.ckpt"]
-    found, expected = (load_checkpoint(one / "gmlp_Ti-1_44.ckpt")[0] for one in (folder, tmp_path / "whole"))
+    assert [path.name for path in sorted(folder.glob("*.ckpt"))] == [
+        "gmlp_dim16_depth1-1_44.ckpt", "gmlp_dim16_depth1_best.ckpt"]
+    found, expected = (load_checkpoint(one / "gmlp_dim16_depth1-1_44.ckpt")[0] for one in (folder, tmp_path / "whole"))
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
