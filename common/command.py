@@ -37,6 +37,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; '{self.prog} --help' shows the usage.")
 
 
+def whole_number(least: int):
+    """Return a reader of whole numbers from ``least`` on."""
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return number
+
+    read.__name__ = "whole number"
+    return read
+
+
 def refuse(error: Exception) -> int:
     """Say a user's mistake in its one sentence and return the exit code 2; any other error goes on."""
     sentence = user_sentence(error)

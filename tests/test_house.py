@@ -18,8 +18,8 @@ WITHOUT_MINDSPORE = ("config.load", "config.options", "config.help", "rank_table
                      "logger", "errors", "spec", "main", "dataset.sources", "pictures.schedule")
 # The floors of the house: a subject of common/ imports only subjects of lower floors.
 FLOORS = ("errors", "files logger command", "context layers", "checkpoint spec train_step rank_table", "config",
-          "lr loss augment network launch models", "dataset optimizer", "run metric export cloud", "predict pictures",
-          "callback", "tasks", "main", "__init__")
+          "lr loss augment network launch models", "dataset optimizer", "run metric export cloud",
+          "predict pictures profile", "callback", "tasks", "main", "__init__")
 MAX_LINES = 400
 PATH_LINE = "if not __package__:\n    sys.path[0] = str(Path(__file__).resolve().parents[1])"
 

@@ -1,8 +1,8 @@
 """The sizes that no stored result covers: names, shapes and counts of their tensors, and their cells at full width.
 
 A reference run of one size lists all tensors of its authors' network. The networks of the other sizes have the same
-tensors, block by block, only wider; so one of them, a block or two deep, is compared with that list, and the number of
-parameters of the whole one follows from it.
+tensors, block by block, only wider; so one of them, a block or two deep, is compared with that list. How many
+parameters the whole one has is in test_profile.py.
 """
 import json
 import math
@@ -10,7 +10,6 @@ import re
 
 import numpy as np
 import pytest
-from entry import ROOT
 from golden import FOLDER
 
 from convmlp.src.spec import SPEC as CONVMLP
@@ -33,8 +32,6 @@ CASES = [pytest.param(*family[:3], other, id=other) for family in FAMILIES for o
 BLOCK = re.compile(r"(^|.*\.)(blocks|block\d|conv_blocks|decoder_blocks)\.(\d+)\.(.*)")
 OTHER_AXES = ("pos_embed", "decoder_pred.weight", "decoder_pred.bias")  # as long as there are patches, pixels of one
 DEPTHS = ("depth", "depths", "decoder_depth", "n_conv_blocks")
-# Published, or the sum of the authors' own tensors; the others stand in the table of models.
-COUNTS = {"soft_small_24m": 24_110_092, "vit_large_patch16": 304_326_632, "vit_huge_patch14": 632_045_800}
 
 
 def at_most_two(depth):
@@ -66,15 +63,6 @@ def no_initial_values(monkeypatch):
         monkeypatch.setattr(f"{module}.initialise", lambda *_: None)
 
 
-def of_the_table(name: str) -> int:
-    """The number of parameters that the README's table gives for a file's variant."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    family, _, size = name.removesuffix("_avgpool").partition("_")
-    title = {"gmlp": f"gMLP-{size.title()}", "convmlp": f"ConvMLP-{size.upper()}", "soft": f"SOFT-{size}",
-             "hlg": f"HLG-{size}"}[family]
-    return int(re.search(rf"^\| {title}\b[^|]*\|[^|]*\| ([\d,]+) ", text, re.MULTILINE)[1].replace(",", ""))
-
-
 @pytest.mark.parametrize("spec, variant, golden, other", CASES)
 def test_tensors_are_those_of_the_reference_at_other_widths(spec, variant, golden, other):
     entries = json.loads((FOLDER / f"{golden}.json").read_text())["entries"]
@@ -94,18 +82,3 @@ def test_tensors_are_those_of_the_reference_at_other_widths(spec, variant, golde
     for name, shape in found.items():
         for new, old in zip(shape, listed[like_the_first(name)], strict=True):
             assert any(math.isclose(new, old * ratio) for ratio in ratios) or name.endswith(OTHER_AXES), (name, shape)
-
-
-@pytest.mark.parametrize("spec, variant, golden, other", [case for case in CASES if "norm_" not in case.id
-                                                          and not case.id.startswith("mae")])
-def test_the_whole_network_has_the_published_number_of_parameters(spec, variant, golden, other):
-    sizes, total = spec.variants[other], 0
-    for p in shallow(spec, other).trainable_params():
-        found, repeats = BLOCK.fullmatch(p.name), 1
-        if found:
-            stage = re.search(r"stages\.(\d+)\.|block(\d)\.", p.name)
-            depth = (sizes["n_conv_blocks"] if found[2] == "conv_blocks" else sizes["depth"] if stage is None else
-                     sizes["depths"][int(stage[1]) if stage[1] else int(stage[2]) - 1])
-            repeats = depth - 1 if int(found[3]) == 1 else 1
-        total += repeats * p.size
-    assert total == (COUNTS[other] if other in COUNTS else of_the_table(other))

@@ -1,11 +1,25 @@
 """Initial values of parameters, drawn with numpy."""
+import contextlib
+import contextvars
 import math
 import zlib
-from typing import Callable
+from typing import Callable, Iterator
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
+
+_AS_BUILT = contextvars.ContextVar("as_built", default=False)
+
+
+@contextlib.contextmanager
+def values_as_built() -> Iterator[None]:
+    """Leave parameters as their cells built them: for networks whose values nobody will use, which then build fast."""
+    token = _AS_BUILT.set(True)
+    try:
+        yield
+    finally:
+        _AS_BUILT.reset(token)
 
 
 def initialise(network: nn.Cell, rule: Callable[[str, tuple[int, ...], np.random.Generator], np.ndarray | None]
@@ -15,6 +29,8 @@ def initialise(network: nn.Cell, rule: Callable[[str, tuple[int, ...], np.random
     Each parameter has a generator of its own, made from its name and ``mindspore.set_seed``, so that neither order nor
     number of the others matters. Without a seed the values differ from network to network.
     """
+    if _AS_BUILT.get():
+        return
     seed = ms.get_seed()
     entropy = np.random.SeedSequence().entropy if seed is None else seed
     for parameter in network.get_parameters():

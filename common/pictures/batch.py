@@ -3,11 +3,12 @@ from typing import Sequence
 
 import numpy as np
 
+from common.command import whole_number
 from common.dataset.classes import names_for, with_classes
 from common.dataset.samples import Samples
 from common.dataset.sources import open_samples
 from common.errors import UserError
-from common.pictures.commands import read_command, whole_number
+from common.pictures.commands import read_command
 from common.pictures.sheet import TILE, image_sheet, picture_of, short_names, with_share
 
 COLUMNS = 8

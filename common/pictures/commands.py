@@ -21,15 +21,3 @@ def read_command(program: str, about: str, argv: Sequence[str], own: dict[str, d
         raise SystemExit(0)
     options, others = parser.parse_known_args(argv)
     return options, load_any(others)
-
-
-def whole_number(least: int):
-    """Return a reader of whole numbers from ``least`` on."""
-    def read(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return number
-
-    read.__name__ = "whole number"
-    return read

@@ -3,12 +3,13 @@ from typing import Sequence
 
 import numpy as np
 
+from common.command import whole_number
 from common.config.options import Config
 from common.dataset.samples import fit_batch, steps_of_epoch
 from common.dataset.sources import open_samples
 from common.errors import UserError
 from common.lr import schedule
-from common.pictures.commands import read_command, whole_number
+from common.pictures.commands import read_command
 from common.pictures.figure import Figure, open_figure, quiet_axes, short_number, show_epochs, write_figure
 from common.pictures.style import BLUE, GREEN, ORANGE, PURPLE, SHADE
 
