@@ -1,10 +1,11 @@
 """Exact evaluation: counts per sample, masked, added up in float64, divided once."""
 import time
 from dataclasses import dataclass
+from typing import Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from common.context.ranks import Runtime
 from common.dataset.samples import Samples
@@ -23,6 +24,7 @@ class Scores:
         seen: number of samples.
         steps: batches per rank.
         seconds: wall time.
+        real: fraction of right answers by the labels of ReaL, where they are asked for.
     """
 
     top1: float
@@ -31,6 +33,22 @@ class Scores:
     seen: int
     steps: int = 0
     seconds: float = 0.0
+    real: float | None = None
+
+
+class SelectedOutputs(nn.Cell):
+    """Some outputs of a network, in an order of their own.
+
+    Inputs: images (B, C, H, W).   Output: logits (B, len(outputs)).
+    """
+
+    def __init__(self, network: nn.Cell, outputs: Sequence[int]):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.outputs = Tensor(np.array(outputs, np.int32))
+
+    def construct(self, images):
+        return ops.gather(self.network(images), self.outputs, 1)
 
 
 class EvaluationStep(nn.Cell):

@@ -28,9 +28,10 @@ from common.main import main
 from common.metric import UNANSWERED, UNREAD, Answers
 from common.network import build_network
 from common.pictures.batch import captions_of, show_batch
+from common.pictures.calibration import BINS, calibration, draw_calibration
 from common.pictures.confusion import draw_confusion, most_confused
 from common.pictures.figure import write_figure
-from common.pictures.report import FILES, write_report
+from common.pictures.report import DRAWN, FILES, write_report
 from common.pictures.schedule import draw_schedule, show_schedule
 from common.pictures.sheet import TILE, image_sheet, judge, prediction_sheet, short_names, with_share
 from common.pictures.style import BLUE, GRID, ORANGE, _font_name, fit_text, font, legible, text_width
@@ -139,8 +140,13 @@ def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
                     np.array([0.9, 0.6, 0.8, 0.7, np.nan, 1.0], np.float32))
     write_report(answers, make_folder("report", "new/report"))
     assert [tuple(row.values()) for row in read_csv("new/report/classes.csv")] == [
-        ("0", "cat", "3", "1", "0.333333", "dog", "2"), ("1", "dog", "2", "1", "0.500000", "", ""),
-        ("2", "emu", "1", "1", "1.000000", "", ""), ("3", "fox", "0", "0", "", "", "")]
+        ("0", "cat", "3", "1", "1", "1.000000", "0.333333", "0.500000", "dog", "2"),
+        ("1", "dog", "2", "1", "3", "0.333333", "0.500000", "0.400000", "", ""),
+        ("2", "emu", "1", "1", "1", "1.000000", "1.000000", "1.000000", "", ""),
+        ("3", "fox", "0", "0", "0", "", "", "", "", "")]
+    assert {row["metric"]: row["value"] for row in read_csv("new/report/metrics.csv")} == {
+        "images": "6", "accuracy": "0.500000", "macro_precision": "0.777778", "macro_recall": "0.611111",
+        "macro_f1": "0.633333", "ece": "0.360000", "ece_bins": "15"}
     assert [tuple(row.values()) for row in read_csv("new/report/mistakes.csv")] == [
         ("file.bin record 2", "0", "cat", "1", "dog", "0.800000"),
         ("file.bin record 1", "0", "cat", "1", "dog", "0.600000"), ("file.bin record 4", "1", "dog", "", "", "")]
@@ -148,6 +154,17 @@ def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
         bar = near(sheet, BLUE).sum(axis=0)
     assert {path.name for path in Path("new/report").iterdir()} == set(FILES)
     assert 0.8 * TILE + 0.6 * TILE - 6 < (bar >= 6).sum() < 0.8 * TILE + 0.6 * TILE + 6
+
+
+def test_calibration_is_the_gap_between_confidence_and_accuracy_bin_by_bin():
+    probability = np.array([0.0, 1 / 15, 0.07, 0.62, 0.64, 0.66, 1.0])
+    found = calibration(probability, np.array([0, 0, 1, 1, 0, 1, 1], bool))
+    assert {index: count for index, count in enumerate(found.images) if count} == {0: 2, 1: 1, 9: 3, 14: 1}
+    assert found.error == pytest.approx((2 * (1 / 30) + (1 - 0.07) + 3 * abs(2 / 3 - 0.64) + 0) / 7)
+    above, below = draw_calibration(found).axes
+    bars = {round(bar.get_x() * BINS): bar.get_height() for bar in above.containers[0]}
+    assert bars == {0: 0, 1: 1, 9: pytest.approx(2 / 3), 14: 1}
+    assert sum(bar.get_height() for bar in below.containers[0]) == pytest.approx(1)
 
 
 def test_a_report_without_mistakes_and_one_of_a_thousand_classes():
@@ -169,7 +186,7 @@ def test_without_matplotlib_a_report_is_complete_but_for_the_matrix(monkeypatch)
     answers = Answers(samples_of([0, 1], "ab"), 2, Runtime())
     answers.collect(0, np.array([0, 1]), np.array([0, 0], np.int32), np.ones(2, np.float32))
     write_report(answers, make_folder("report", "report"))
-    assert {path.name for path in Path("report").iterdir()} == set(FILES) - {"confusion.png"}
+    assert {path.name for path in Path("report").iterdir()} == set(FILES) - set(DRAWN)
 
 
 def test_a_report_that_has_no_place_is_refused_before_the_evaluation():
