@@ -3,6 +3,8 @@ import functools
 import importlib.util
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Sequence
 
 from common.command import ENDING, refuse
@@ -17,6 +19,7 @@ if MISSING:  # before anything imports them: entry points import this module fir
 from common.cloud.staging import send_unfinished, staged
 from common.config.load import load_config
 from common.config.options import Config
+from common.config.several import each_checkpoint
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT
@@ -38,6 +41,11 @@ def main(task: str, spec: ModelSpec, argv: Sequence[str] | None = None, in_the_o
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare_environment(spec.uses_convolutions)
     try:
+        lines = each_checkpoint(arguments, spec.options or Config) if task == "eval" else [arguments]
+        if len(lines) > 1:
+            evaluate_several([read_config(task, spec, line) for line in lines], spec)
+            return
+        arguments = lines[0]
         config = read_config(task, spec, arguments)
         with staged(config, os.environ, lambda path: read_config(task, spec, arguments, path)) as config:
             leave_table(config.distribute if "distribute" in config.given else None, os.environ)
@@ -72,6 +80,22 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
     return load_config(arguments, task=task, spec=spec, model_dir=ROOT / spec.name,
                        trained_with=trained_with, fetched=fetched,
                        about=sys.modules["__main__"].__doc__ or "")
+
+
+def evaluate_several(configs: Sequence[Config], spec: ModelSpec) -> None:
+    """Evaluate several checkpoints; each has a report of its own, in a numbered folder.
+
+    Raises:
+        UserError: on a cloud platform, whose storage is asked for one.
+    """
+    if any(config.enable_modelarts for config in configs):
+        raise UserError("ckpt_path: on a cloud platform one checkpoint is evaluated at a time; name one.")
+    from common.tasks.evaluate import evaluate_all
+
+    leave_table(configs[0].distribute if "distribute" in configs[0].given else None, os.environ)
+    configs = [replace(config, report=config.report and f"{config.report}/{number}_{Path(config.ckpt_path).stem}")
+               for number, config in enumerate(configs, start=1)]
+    evaluate_all(configs, spec.for_task(configs[0].task))
 
 
 def run(config: Config, spec: ModelSpec, in_the_open: bool = False) -> None:

@@ -25,6 +25,23 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageNetTest(DataSet):
+    """Other images, or other labels, for networks that were trained on ImageNet; for evaluations alone.
+
+    Args:
+        address: where it is explained and to be had.
+        classes_file: file of ``common/data`` with the names of its class folders; empty: all of ImageNet's.
+        numbered: its class folders are named by ImageNet's numbers, 0 to 999.
+        relabelled: its images are those of ImageNet's evaluation, with the labels of ReaL besides.
+    """
+
+    address: str
+    classes_file: str = ""
+    numbered: bool = False
+    relabelled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cifar(DataSet):
     """One of the two CIFAR data sets, and how its binary version is delivered.
 
@@ -73,6 +90,14 @@ CIFAR100 = Cifar(
     label_bytes=2)
 DATASETS = {
     "imagenet": DataSet("ImageNet", ("imagenet2012", "imagenet-1k")),
+    "imagenet_real": ImageNetTest("ImageNet with the labels of ReaL", relabelled=True,
+                                  address="https://github.com/google-research/reassessed-imagenet"),
+    "imagenet_v2": ImageNetTest("ImageNet-V2", numbered=True, address="https://github.com/modestyachts/ImageNetV2"),
+    "imagenet_a": ImageNetTest("ImageNet-A", classes_file="imagenet_a_classes.txt",
+                               address="https://github.com/hendrycks/natural-adv-examples"),
+    "imagenet_r": ImageNetTest("ImageNet-R", classes_file="imagenet_r_classes.txt",
+                               address="https://github.com/hendrycks/imagenet-r"),
+    "imagenet_sketch": ImageNetTest("ImageNet-Sketch", address="https://github.com/HaohanWang/ImageNet-Sketch"),
     "folder": DataSet("class folders"),
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,

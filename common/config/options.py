@@ -121,7 +121,8 @@ class Config:
 
     # data
     dataset: str = _data("imagenet", "kind of data set: class folders (imagenet, folder), binary batches (cifar10, "
-                         "cifar100), the digits of this repository, or a JSON list of images (list)",
+                         "cifar100), the digits of this repository, or a JSON list of images (list); for eval.py also "
+                         "imagenet_real, _v2, _a, _r, _sketch",
                          aliases=("dataset_name", "dataset_choose"),
                          choices={name: one.spellings for name, one in DATASETS.items()})
     data_dir: str = _data("", "folder with train/ and val/, or the CIFAR files, or the training images themselves",
@@ -203,7 +204,8 @@ class Config:
 
     # model
     model: str = _model("", "variant of the network", aliases=("backbone", "variant", "model_name"))
-    ckpt_path: str = _model("", "checkpoint with the weights to begin with, to evaluate or to export", path=True,
+    ckpt_path: str = _model("", "checkpoint with the weights to begin with, to evaluate or to export; eval.py: also "
+                            "several, with commas, or a folder of them", path=True,
                             aliases=("pretrained", "use_ckpt", "checkpoint_path", "chcekpoint_path", "ckpt_file",
                                      "ckpt"), convert=written.no_switch_for_weights)
     drop_path_rate: float | None = _model(None, "probability of dropping a residual branch; none: the variant's own",
@@ -311,8 +313,8 @@ class Config:
     eval_offset: int = _evaluate(-1, "evaluate after epoch e (from 1) when e % eval_interval is this; -1: "
                                  "epochs % eval_interval, so that the last epoch is evaluated", ge=-1)
     val_while_train: bool = _evaluate(True, "evaluate during the training at all")
-    report: str = _evaluate("", "eval.py: folder for a confusion matrix, the most confident mistakes and the accuracy "
-                            "of every class; empty: none", path=True, tasks=("eval",))
+    report: str = _evaluate("", "eval.py: folder for precision, recall, F1, a reliability diagram, a confusion matrix and "
+                            "the most confident mistakes; empty: none", path=True, tasks=("eval",))
 
     # cloud
     enable_modelarts: bool = _cloud(False, "stage data and results between the cloud's storage and the machine; on by "

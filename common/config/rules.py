@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from common.config.datasets import DATASETS, is_cifar
+from common.config.datasets import DATASETS, ImageNetTest, is_cifar
 from common.config.options import TRAINING_TASKS, Config
 from common.config.origins import is_asked
 from common.errors import UserError
@@ -22,6 +22,8 @@ def check_rules(config: Config) -> None:
     """
     if config.batch_size == "dynamic" and config.task != "export":
         raise UserError("batch_size: 'dynamic' is for exported files; give a whole number >= 1.")
+    if config.task != "eval" and isinstance(DATASETS[config.dataset], ImageNetTest):
+        raise UserError(f"dataset: {config.dataset} is for eval.py: it has images for evaluations alone.")
     _check_schedule(config)
     for name in ("scale", "ratio"):
         pair = getattr(config, name)
