@@ -1,9 +1,10 @@
 """Several checkpoints on one command line. Imports no MindSpore."""
+import os
 import re
 from pathlib import Path
 from typing import Sequence
 
-from common.config.options import Config, names_of
+from common.config.options import CALLER_VARIABLE, Config, names_of
 from common.errors import UserError
 
 
@@ -37,4 +38,7 @@ def _checkpoints(value: str) -> list[str]:
         if not files:
             raise UserError(f"ckpt_path: the folder {value} holds no .ckpt file.")
         return [str(file) for file in files]
-    return [part.strip() for part in value.split(",") if part.strip()] if "," in value and not path.exists() else []
+    if "," not in value or path.exists():
+        return []
+    caller = os.environ.get(CALLER_VARIABLE, "")  # a launch script makes the first path absolute, and not the others
+    return [os.path.join(caller, part.strip()) for part in value.split(",") if part.strip()]

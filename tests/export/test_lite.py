@@ -45,7 +45,8 @@ class Model:
 def exported(tmp_path):
     network = Deployed(TinyClassifier(), (0.5,) * 3, (0.5,) * 3, softmax=True).set_train(False)
     return export_network(network, input_shape=(1, 3, 224, 224), file_name=tmp_path / "gmlp_Ti.mindir",
-                          class_names=[f"class {n}" for n in range(10)], contents=Contents(normalization=True, softmax=True))
+                          class_names=[f"class {n}" for n in range(10)],
+                          contents=Contents(normalization=True, softmax=True))
 
 
 def test_the_converters_configuration_names_the_input_of_an_exported_file(exported):

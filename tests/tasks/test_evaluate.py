@@ -11,7 +11,7 @@ from PIL import Image
 from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.config.load import from_mapping
-from common.config.options import Config
+from common.config.options import CALLER_VARIABLE, Config
 from common.config.several import each_checkpoint
 from common.dataset.classes import imagenet_classes
 from common.errors import UserError
@@ -101,5 +101,8 @@ def test_commas_or_a_folder_name_several_checkpoints(tmp_path, monkeypatch):
         [*rest, "--ckpt-path", "a,b.ckpt"], [*rest, "--ckpt-path", "b.ckpt"]]
     for one in (["--ckpt_path", "a,b.ckpt"], ["--ckpt_path", "b.ckpt", *rest], rest, ["--ckpt_path"]):
         assert each_checkpoint(one, Config) == [one]
+    monkeypatch.setenv(CALLER_VARIABLE, "/there")  # by a launch script
+    assert each_checkpoint(["--ckpt_path", "/there/a.ckpt,b.ckpt"], Config) == [["--ckpt_path", "/there/a.ckpt"],
+                                                                                ["--ckpt_path", "/there/b.ckpt"]]
     with pytest.raises(UserError, match="ckpt_path: the folder none holds no .ckpt file"):
         each_checkpoint(["--ckpt_path", "none"], Config)
