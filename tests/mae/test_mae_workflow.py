@@ -269,15 +269,17 @@ def test_images_without_labels_can_be_pretrained_on_and_not_classified(tmp_path)
 
 
 def test_the_list_of_images_selects_them(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
     for number in range(12):
-        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    (tmp_path / "tot_ids.json").write_text(json.dumps([f"{number}.png" for number in range(8)]))
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "tot_ids.json").write_text(json.dumps([f"{number}.png" for number in range(8)]))
     parts = {k: v for k, v in DATA.items() if k != "dataset"} | PRETRAIN
-    config = write(tmp_path / "run.yaml", parts, use_parallel=False, img_ids="tot_ids.json", data_path=str(tmp_path),
+    config = write(tmp_path / "run.yaml", parts, use_parallel=False, img_ids="tot_ids.json", data_path=str(folder),
                    batch_size=4, epoch=1, in_channels=3)
     log = log_of(start("pretrain", config, tmp_path / "run"))
     assert "8 training images, 2 steps of 4 images per epoch" in log
-    (tmp_path / "tot_ids.json").unlink()  # as in the original file, where nobody has made the list
+    (folder / "tot_ids.json").unlink()  # as in the original file, where nobody has made the list
     log = log_of(start("pretrain", config, tmp_path / "all"))
     assert "img_ids: there is no tot_ids.json" in log and "12 training images" in log
 

@@ -37,7 +37,7 @@ def done(tmp_path_factory) -> Path:
 def test_a_card_says_what_a_run_was_made_of_and_what_came_of_it(done):
     facts, text = read_facts(done), (done / CARD).read_text()
     assert (facts["model"], facts["seed"], facts["epochs_done"], facts["epochs"]) == (
-        "gmlp (dim 16, depth 2)", 3, 2, 2)
+        "gmlp (dim 8, depth 1)", 3, 2, 2)
     assert {key: value for key, value in facts["data"].items() if "hash" not in key} == {
         "name": "digits", "training_images": 1437, "evaluation_images": 360, "classes": 10}
     assert len({facts["data"]["training_hash"], facts["data"]["evaluation_hash"]}) == 2
