@@ -938,7 +938,9 @@ def test_a_network_that_hardly_widens_its_tokens_is_refused_in_every_model():
             from_mapping({"mlp_ratio": 0.01}, "the test", spec)
 
 
-@pytest.mark.parametrize("flags", [("--seed", "1e30"), ("--lr", "1e308"), ("--std", "1e-300"), ("--mixup", "1e300"), ("--image_size", "9000"),
-                                   ("--mlp_ratio", "0.01"), ("--epochs", "99999999999")], ids=lambda flags: flags[0])
+@pytest.mark.parametrize("flags", [("--seed", "1e30"), ("--depth", "1000000"), ("--re_count", "999999999"),
+                                   ("--repeated_augmentation", "99999999"), ("--lr", "1e308"), ("--std", "1e-300"),
+                                   ("--mixup", "1e300"), ("--image_size", "9000"), ("--mlp_ratio", "0.01"),
+                                   ("--epochs", "99999999999")], ids=lambda flags: flags[0])
 def test_a_number_that_no_training_can_mean_is_refused(flags):
     assert flags[0][2:] in sentence(*flags)

@@ -143,7 +143,8 @@ def test_a_broken_table_is_one_sentence_and_starts_nothing(name, launched, capsy
 @pytest.mark.parametrize("make, words", [
     (lambda path: None, "No such file"), (lambda path: path.mkdir(), "Is a directory"),
     (lambda path: path.write_bytes(b"\xff\xfe{"), "no text in UTF-8"),
-    (lambda path: path.write_text("[" * 100_000), "nested too deeply")])
+    (lambda path: path.write_text("[" * 100_000), "nested too deeply"),
+    (lambda path: path.write_text("9" * 5000), "a number of thousands of digits")])
 def test_a_file_that_cannot_be_read_is_one_sentence(make, words, launched, capsys, tmp_path):
     make(tmp_path / "table.json")
     assert run(main, ["check", "table.json"]) == 2

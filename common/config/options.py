@@ -148,7 +148,7 @@ class Config:
     data_cache_gb: float = _data(100.0, "most that data_cache holds, in units of 10**9 bytes", gt=0, tasks=DATA_TASKS)
     repeated_augmentation: int = _data(1, "times that each drawn image comes in a global batch, augmented differently; "
                                        "an epoch has as many steps as with 1, and so sees a share of the images", ge=1,
-                                       tasks=TRAINING_TASKS)
+                                       le=1000, tasks=TRAINING_TASKS)
     shuffle: bool = _data(True, "new random order of the training images in every epoch", tasks=TRAINING_TASKS)
     num_workers: int = _data(4, "parallel workers that read and augment images",
                              aliases=("num_parallel_workers", "train_num_workers"), ge=1, tasks=DATA_TASKS)
@@ -188,7 +188,7 @@ class Config:
                               tasks=TRAINING_TASKS)
     re_mode: str = _augment("const", "erase with zeros, with one random colour, or with random pixels",
                             choices=("const", "rand", "pixel"), tasks=TRAINING_TASKS)
-    re_count: int = _augment(1, "most rectangles erased in one image", ge=1, tasks=TRAINING_TASKS)
+    re_count: int = _augment(1, "most rectangles erased in one image", ge=1, le=1000, tasks=TRAINING_TASKS)
     mixup: float = _augment(0.0, "alpha of mixup's beta distribution; 0: no mixup", ge=0, le=100, tasks=TRAINING_TASKS)
     cutmix: float = _augment(0.0, "alpha of cutmix's beta distribution; 0: no cutmix", ge=0, le=100,
                             tasks=TRAINING_TASKS)
@@ -212,8 +212,10 @@ class Config:
                                           aliases=("dropout",), ge=0, lt=1)
     patch_size: int | tuple[int, ...] | None = _model(None, "side of a patch in pixels; none: the variant's own", ge=1)
     embed_dim: int | None = _model(None, "width of the tokens; none: the variant's own", aliases=("encoder_dim",), ge=1)
-    depth: int | None = _model(None, "number of blocks; none: the variant's own", aliases=("encoder_layers",), ge=1)
-    depths: tuple[int, ...] | None = _model(None, "number of blocks per stage; none: the variant's own", ge=0)
+    depth: int | None = _model(None, "number of blocks; none: the variant's own", aliases=("encoder_layers",), ge=1,
+                               le=1000)
+    depths: tuple[int, ...] | None = _model(None, "number of blocks per stage; none: the variant's own", ge=0,
+                                            le=1000)
     dims: tuple[int, ...] | None = _model(None, "width per stage; none: the variant's own", ge=1)
     num_heads: int | tuple[int, ...] | None = _model(None, "attention heads (per stage); none: the variant's own",
                                                      aliases=("encoder_num_heads",), ge=1)

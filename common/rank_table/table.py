@@ -159,6 +159,8 @@ def _load_json(path: Path) -> Any:
         raise UserError(f"rank table {path}: is nested too deeply.") from None
     except UserError as error:
         raise UserError(f"rank table {path}: {error}") from None
+    except ValueError:
+        raise UserError(f"rank table {path}: holds a number of thousands of digits.") from None
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (RecursionError, ValueError):  # no JSON, or numbers of thousands of digits
             row = None
         if isinstance(row, dict) and "epoch" in row:
             rows.append(row)

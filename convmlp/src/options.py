@@ -11,4 +11,4 @@ class Options(Config):
     channels: int | None = option(None, "width of the maps before the first stage; none: the variant's own",
                                   section="model", ge=1)
     n_conv_blocks: int | None = option(None, "blocks of convolutions before the first stage; none: the variant's own",
-                                       section="model", ge=1)
+                                       section="model", ge=1, le=1000)

@@ -16,7 +16,7 @@ class Options(Config):
     decoder_embed_dim: int | None = option(None, "width of the decoder; none: 512", **_MASKED,
                                            aliases=("decoder_dim",), ge=1)
     decoder_depth: int | None = option(None, "blocks of the decoder; none: 8", **_MASKED,
-                                       aliases=("decoder_layers",), ge=1)
+                                       aliases=("decoder_layers",), ge=1, le=1000)
     decoder_num_heads: int | None = option(None, "heads of the decoder; none: 16", **_MASKED, ge=1)
     mask_ratio: float | None = option(None, "share of the patches that is removed; none: 0.75", **_MASKED,
                                       aliases=("masking_ratio",), gt=0, lt=1)

@@ -187,7 +187,7 @@ def test_a_line_cut_by_a_killed_process_is_left_out(tmp_path, caplog):
 def test_a_cut_line_that_a_resumed_process_continued_is_left_out_alone(tmp_path):
     lines = [json.dumps(row) for row in history(4)]
     lines[1] = lines[1][:9] + lines[1]
-    (tmp_path / "history.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\x00\n")
+    (tmp_path / "history.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\x00\n" + b"9" * 5000 + b"\n" + b"[" * 99999)
     assert [row["epoch"] for row in read_history(tmp_path / "history.jsonl")] == [1, 3, 4]
 
 

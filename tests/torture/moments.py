@@ -57,17 +57,34 @@ def _tell(event: str, arguments: tuple) -> None:
         Moments.current.tell(event, arguments)
 
 
-def copies(folder: Path, into: Path, run: Callable[[], object]) -> list[tuple[Path, str]]:
-    """Run something and return a copy of the folder before each of its file operations, with what came next."""
+WRITES = ("open", "shutil.copyfile", "os.mkdir")  # what fails where the disk is full
+
+
+def copies(folder: Path, into: Path, run: Callable[[], object]) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Run something and return copies of the folder, with what came next, and all its file operations.
+
+    There is a copy for every state in which the folder was before an operation; a log, which nobody reads, is no state.
+    """
     found: list[tuple[Path, str]] = []
+    operations: list[str] = []
+    before: dict[str, tuple[int, int, int]] = {}
 
     def copy(number: int, what: str) -> None:
-        if folder.exists():
+        nonlocal before
+        operations.append(what)
+        if not folder.exists():
+            return
+        state = {str(path): (status.st_ino, status.st_size, status.st_mtime_ns) for path in folder.rglob("*")
+                 if not path.name.startswith("log_rank") and (status := path.stat())}
+        if found and state == before:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {what}")
+        else:
             found.append((Path(shutil.copytree(folder, into / f"{number:04d}")), what))
+        before = state
 
     with Moments(folder, copy):
         run()
-    return found
+    return found, operations
 
 
 def disk_full_at(folder: Path, number: int, run: Callable[[], object]) -> bool:
@@ -75,7 +92,7 @@ def disk_full_at(folder: Path, number: int, run: Callable[[], object]) -> bool:
     full = [False]
 
     def fail(current: int, what: str) -> None:
-        if current >= number and what.startswith(("open", "shutil.copyfile", "os.mkdir")):
+        if current >= number and what.startswith(WRITES):
             full[0] = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
 
