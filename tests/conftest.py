@@ -54,6 +54,10 @@ def pytest_collection_modifyitems(config, items):
     items[:] = sorted(kept, key=lambda item: item.path in slow)
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what has been imported stays: no garbage collection needs to go through it
+
+
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist: all of them collect the same
         session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))
@@ -79,14 +83,14 @@ def scratch_directory(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(autouse=True, scope="module")
-def memory_is_given_back():
-    """Free compiled graphs after every file, and give their memory back to the system where the C library can."""
-    yield
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Free compiled graphs after every file and every slow test; return their memory where the C library can."""
+    if item.get_closest_marker("slow") or nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
 
 
 @pytest.fixture

@@ -67,6 +67,19 @@ def write_yaml(path: Path, **changes) -> Path:
     return path
 
 
+def check_help(model: str, *entries: str) -> None:
+    """Every entry point of a model explains itself from the root; the first, also from its folder and as a module.
+
+    That all find the repository by the same line is held by test_house.py.
+    """
+    ways = [(ROOT, f"{model}/{entry}.py") for entry in entries]
+    for folder, *words in (*ways, (ROOT / model, f"{entries[0]}.py"), (ROOT, "-m", f"{model}.{entries[0]}")):
+        result = subprocess.run([sys.executable, *words, "--help"], cwd=folder, env=environment(), text=True,
+                                capture_output=True, timeout=600)  # quicker than a process that has MindSpore to unload
+        assert result.returncode == 0 and "--ckpt_path" in result.stdout, (words, result.stderr)
+        assert "mindspore" not in result.stderr.lower(), words
+
+
 def sentence(result: subprocess.CompletedProcess) -> str:
     """Return the one sentence of a user's mistake, after checking that nothing else was printed for it."""
     assert result.returncode == 2, (result.returncode, result.stdout[-2000:], result.stderr[-2000:])

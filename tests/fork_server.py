@@ -3,6 +3,7 @@
 Nothing of the project is imported here and nothing is computed before the fork, so that each program is read anew and
 sets its own environment. A line of JSON on the standard input asks for one process, a line of JSON is the answer.
 """
+import gc
 import json
 import os
 import random
@@ -63,6 +64,7 @@ def wait(child: int, timeout: float) -> int | None:
 def serve() -> dict | None:
     """Answer requests until the input ends; in a child return what it was asked for."""
     assert mindspore.get_context("mode") is not None  # imported, and nothing computed
+    gc.freeze()  # a child's garbage collections need not go through, and so copy, all that was imported
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -52,6 +52,11 @@ def full_size(graph: Sequence[str] = (), pynative: Sequence[str] = ()):
         + [pytest.param(*values, marks=pytest.mark.long) for values in other], indirect=["mode"])
 
 
+def phases_in(mode: str) -> tuple[str, ...]:
+    """What is compared in a mode: in graph mode, where each is a compilation of the same cells, training alone."""
+    return ("train",) if mode == "graph" else ("eval", "train")
+
+
 class Golden:
     """One stored reference run: ``manifest`` (json) and ``arrays`` (npz)."""
 

@@ -107,14 +107,14 @@ def test_determinism_and_the_limit_of_memory_reach_the_framework(monkeypatch):
     assert said == [True, {"init_size": "1.5GB", "increase_size": "1.5GB", "max_size": "1.5GB"}]
 
 
-def test_the_framework_takes_the_limit_of_memory_as_it_is_written():
+def test_the_framework_takes_the_limit_of_memory_as_it_is_written_and_no_queues_on_a_cpu():
     code = ("from common.config.load import from_mapping; from common.context.device import start;"
-            "keys = {'deterministic': True, 'device_target': 'CPU'};"
+            "from mindspore._c_expression import RuntimeConf; keys = {'deterministic': True, 'device_target': 'CPU'};"
             "start(from_mapping(keys | {'max_device_memory': 1.5}, 'test'));"
             "start(from_mapping(keys | {'max_device_memory': 1.5}, 'test'));"
-            "print('twice'); start(from_mapping(keys | {'max_device_memory': 2}, 'test'))")
+            "print('twice', RuntimeConf.get_instance().is_launch_blocking()); start(from_mapping(keys | {'max_device_memory': 2}, 'test'))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "twice\n", done.stderr
+    assert done.stdout == "twice True\n", done.stderr
     assert "max_device_memory cannot be set: The 'set_memory' can not be set repeatedly" in done.stderr
 
 

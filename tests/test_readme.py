@@ -50,7 +50,7 @@ FOLLOWED = {"README.md": "gmlp", "gmlp/README.md": "gmlp"}
 # What makes a model's networks small enough to be trained in seconds.
 SMALL = {"gmlp": {"image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "mlp_ratio": 2}}
 BRIEF = {"epochs": 1, "warmup_epochs": 0, "decay_epochs": "none", "num_workers": 1, "num_classes": 10,
-         "device_target": "CPU"}
+         "device_target": "CPU", "mode": "pynative"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 from entry import ROOT
-from golden import Golden, Module, check_classifier, full_size
+from golden import Golden, Module, check_classifier, full_size, phases_in
 
 from common.config.load import from_file, from_mapping, load_config
 from common.errors import UserError
@@ -35,12 +35,12 @@ def parameters(network) -> dict[str, np.ndarray]:
 # the authors' numbers
 
 def test_tiny_network_reproduces_the_golden_numbers(mode):
-    check_classifier(Golden("convmlp_tiny"), tiny(), SPEC.convert, SPEC.restore)
+    check_classifier(Golden("convmlp_tiny"), tiny(), SPEC.convert, SPEC.restore, phases=phases_in(mode))
 
 
 @pytest.mark.slow
 @full_size(graph=["convmlp_s"])
-def test_published_variant_reproduces_the_golden_numbers(mode, name):
+def test_published_variant_reproduces_the_golden_numbers(mode, name, uninitialised):
     check_classifier(Golden(name), SPEC.build(name), SPEC.convert, SPEC.restore)
 
 
@@ -104,7 +104,7 @@ COUNTS = {"convmlp_s": (9_022_920, 8_515_050, 8_561_220), "convmlp_m": (17_410_5
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_variant_has_its_published_number_of_parameters(name):
+def test_variant_has_its_published_number_of_parameters(name, uninitialised):
     sizes = {p.name: math.prod(p.shape) for p in SPEC.build(name).trainable_params()}
     width = sizes["norm.gamma"]
     assert (sizes["head.weight"], sizes["head.bias"]) == (1000 * width, 1000)

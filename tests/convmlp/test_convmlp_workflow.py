@@ -15,10 +15,9 @@ from common.checkpoint.file import load_checkpoint
 from common.checkpoint.weights import network_tensors
 from common.dataset.digits import load_digits
 from convmlp.src.spec import SPEC
-from entry import ROOT, run, sentence
+from entry import ROOT, check_help, run, sentence
 from golden_rule import fill
 
-ENTRIES = ("train", "eval", "evl", "export", "infer", "pth2ckpt")
 SIZES = {"channels": 8, "n_conv_blocks": 1, "dims": (16, 16, 32), "depths": (1, 1, 1)}
 # the default recipe, with a network and images that train in seconds
 SMALL = ("--channels", 8, "--n_conv_blocks", 1, "--dims", "16,16,32", "--depths", "1,1,1", "--image_size", 32,
@@ -54,11 +53,8 @@ def write_cifar100(folder: Path, count: int = 70) -> None:
         (folder / name).write_bytes(records.tobytes())
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_help_works_from_everywhere(entry):
-    for result in (run(f"convmlp/{entry}.py", "--help"), run(f"{entry}.py", "--help", cwd=ROOT / "convmlp"),
-                   run("-m", f"convmlp.{entry}", "--help")):
-        assert result.returncode == 0 and "--ckpt_path" in result.stdout, result.stderr
+def test_help_works_from_everywhere():
+    check_help("convmlp", "train", "eval", "evl", "export", "infer", "pth2ckpt")
 
 
 # the seed's workflow
@@ -179,7 +175,8 @@ def test_prediction_needs_only_a_checkpoint_and_an_image(workflow, tmp_path):
 
 def test_cifar_100_trains_by_its_name_alone(tmp_path):
     write_cifar100(tmp_path / "data" / "cifar-100-binary")
-    result = run(ROOT / "convmlp" / "train.py", "--dataset_choose", "cifar100", "--epoch_size", 1, *SMALL, cwd=tmp_path)
+    result = run(ROOT / "convmlp" / "train.py", "--dataset_choose", "cifar100", "--epoch_size", 1, "--mode", "pynative",
+                 *SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "100 classes, 1 steps of 64 images" in result.stdout
 
@@ -191,7 +188,7 @@ def test_an_archive_in_the_data_folder_is_unpacked(tmp_path):
         archive.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
         archive.add(tmp_path / "made" / "cifar-10-val-bin" / "test_batch.bin", "cifar-10-batches-bin/test_batch.bin")
     result = run(ROOT / "convmlp" / "train.py", "--epoch_size", 1, "--train_data_path", "./data/cifar-10-batches-bin",
-                 "--val_data_path", "./data/cifar-10-val-bin", *SMALL, cwd=tmp_path)
+                 "--val_data_path", "./data/cifar-10-val-bin", "--mode", "pynative", *SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "1437 training images" in result.stdout and "accuracy:{'acc':" in result.stdout
     assert (tmp_path / "data" / "cifar-10-batches-bin" / "data_batch_1.bin").is_file()
@@ -211,7 +208,8 @@ def test_a_continued_training_has_the_statistics_and_averages_of_one_that_never_
     assert set(whole) == set(parts) and "ema.tokenizer.block.1.moving_variance" in whole
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
     row = json.loads((tmp_path / "parts" / "history.jsonl").read_text().splitlines()[-1])
-    result = run(ROOT / "convmlp" / "eval.py", "--ckpt_path", "parts/small-2_22.ckpt", cwd=tmp_path)
+    result = run(ROOT / "convmlp" / "eval.py", "--ckpt_path", "parts/small-2_22.ckpt", "--mode", "pynative",
+                 cwd=tmp_path)
     assert f"accuracy:{{'acc':{row['top1']:.4f}}}" in result.stdout  # of the averages
 
 

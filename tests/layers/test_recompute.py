@@ -35,7 +35,7 @@ import mindspore as ms
 from devices import networks
 from scripts.measure import peak_memory
 networks.BATCH = 64
-larger = networks.VIT | {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 12}
+larger = networks.VIT | {"patch_size": 4, "embed_dim": 192, "num_heads": 3, "depth": 6}
 networks.FAMILIES["vit"] = ("mae", "finetune", "vit_base_patch16", 32, larger)
 step, inputs = networks.build(sys.argv[1])
 for _ in range(2):

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from entry import ROOT
-from golden import Golden, Module, check_classifier, full_size, load_strictly
+from golden import Golden, Module, check_classifier, full_size, load_strictly, phases_in
 from golden_rule import fill, noise
 from mindspore import ops
 
@@ -41,16 +41,16 @@ def parameters(network) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("pooling", ["cls", "gap"])
 def test_tiny_vit_reproduces_the_golden_numbers(mode, pooling):
-    check_classifier(Golden(f"vit_tiny_{pooling}"), tiny_vit(global_pool=pooling == "gap"), SPEC.convert, SPEC.restore)
+    network = tiny_vit(global_pool=pooling == "gap")
+    check_classifier(Golden(f"vit_tiny_{pooling}"), network, SPEC.convert, SPEC.restore, phases=phases_in(mode))
 
 
 @pytest.mark.slow
-@full_size(graph=["vit_base_patch16_cls", "vit_base_patch16_gap"])
-def test_base_vit_reproduces_the_golden_numbers(mode, name):
-    """In graph mode once: without dropped paths training computes the same as evaluation, as the tiny network shows."""
+@full_size(graph=["vit_base_patch16_gap"], pynative=["vit_base_patch16_cls"])
+def test_base_vit_reproduces_the_golden_numbers(mode, name, uninitialised):
+    """Once: without dropped paths training computes the same as evaluation, as the tiny network shows."""
     network = SPEC.build("vit_base_patch16", global_pool=name.endswith("gap"))
-    phases = ("eval",) if mode == "graph" else ("eval", "train")
-    check_classifier(Golden(name), network, SPEC.convert, SPEC.restore, phases=phases)
+    check_classifier(Golden(name), network, SPEC.convert, SPEC.restore, phases=("eval",))
 
 
 def test_block_reproduces_the_golden_numbers_at_both_scales(mode):
@@ -118,10 +118,10 @@ def test_tiny_autoencoder_reproduces_the_golden_numbers(mode):
 
 
 @pytest.mark.slow
-@full_size(graph=["mae_vit_base_patch16"])
+@full_size(pynative=["mae_vit_base_patch16"])
 def test_base_autoencoder_reproduces_the_golden_numbers(mode, name):
-    """In graph mode with one of the two losses, whose difference the tiny network shows."""
-    check_autoencoder(Golden(name), SPEC.build(name), ("norm",) if mode == "graph" else ("raw", "norm"))
+    """With one of the two losses, whose difference the tiny network shows."""
+    check_autoencoder(Golden(name), SPEC.build(name), ("norm",))
 
 
 # positions
@@ -223,7 +223,7 @@ def test_linear_probe_trains_the_head_alone():
     ("mae_vit_base_patch16", 111_907_840, 111_655_680), ("mae_vit_large_patch16", 329_541_888, 329_239_296),
     ("mae_vit_huge_patch14", 657_074_508, 656_613_964), ("vit_base_patch16", 86_567_656, 86_567_656),
     ("vit_large_patch16", 304_326_632, 304_326_632), ("vit_huge_patch14", 632_045_800, 632_045_800)])
-def test_variant_has_its_published_number_of_parameters(name, total, trainable):
+def test_variant_has_its_published_number_of_parameters(name, total, trainable, uninitialised):
     """Blocks are equal, so networks of one and two blocks tell how many parameters any depth has."""
     variant = SPEC.variants[name]
 
@@ -495,7 +495,7 @@ def test_without_classes_the_output_is_the_features(mode):
 
 # precision
 
-@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize("mode, level", [("graph", "O3"), ("pynative", "O2")], indirect=["mode"])
 def test_half_precision_stays_near_single_precision_and_the_loss_is_float32(mode, level):
     import mindspore as ms
 

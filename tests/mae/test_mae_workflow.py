@@ -35,6 +35,10 @@ def write(path: Path, *parts, **changes) -> Path:
     return path
 
 
+# For what does not depend on the mode: to compile a network takes longer than its few steps.
+OP_BY_OP = ("--mode", "pynative")
+
+
 def start(entry, config, folder, *more, timeout=900):
     return run(f"mae/{entry}.py", "--config_path", config, "--ckpt_save_dir", folder, *more, timeout=timeout)
 
@@ -143,7 +147,8 @@ def test_a_pretraining_s_checkpoint_alone_gives_its_parts(pretrained, tmp_path):
 def test_linear_probe_changes_nothing_but_its_head(pretrained, tmp_path):
     config = write(tmp_path / "probe.yaml", DATA, NETWORK, TRAIN, task="linprobe", opt="lars", weight_decay=0.0,
                    lr=0.1, prefix="probe")
-    log = log_of(start("train", config, tmp_path / "run", "--ckpt_path", pretrained[1]))  # train.py follows the task
+    # train.py follows the task
+    log = log_of(start("train", config, tmp_path / "run", "--ckpt_path", pretrained[1], *OP_BY_OP))
     assert "new: head.0.moving_mean, head.0.moving_variance, head.1.weight, head.1.bias" in log
     before, (after, meta) = load_checkpoint(pretrained[1])[0], load_checkpoint(tmp_path / "run" / "probe_best.ckpt")
     encoder = [name for name in after if name in before and not name.startswith(("train.", "optimizer."))]
@@ -153,7 +158,7 @@ def test_linear_probe_changes_nothing_but_its_head(pretrained, tmp_path):
     assert meta["config"]["batchnorm_head"] is True and (after["head.0.moving_mean"] != 0).all()
     assert [name for name in after if name.startswith("optimizer.lars_m")] == ["optimizer.lars_m.head.1.weight",
                                                                              "optimizer.lars_m.head.1.bias"]
-    result = run("mae/eval.py", "--ckpt_path", tmp_path / "run" / "probe_best.ckpt")
+    result = run("mae/eval.py", "--ckpt_path", tmp_path / "run" / "probe_best.ckpt", *OP_BY_OP)
     best = max(row["top1"] for row in history(tmp_path / "run"))
     assert log_of(result) and result.stdout.strip().splitlines()[-1] == f"accuracy={best:.6f}"
 
@@ -190,7 +195,7 @@ def test_an_encoder_alone_is_converted_fine_tuned_and_reconstructs_nothing(tmp_p
     assert "matched: 30" in log_of(run("mae/pth2ckpt.py", "--ckpt_path", source, "--verify"))
     encoder = source.with_suffix(".ckpt")
     config = write(tmp_path / "vit.yaml", DATA, NETWORK, TRAIN, embed_dim=24, num_heads=12, image_size=24, epochs=1)
-    log = log_of(start("finetune", config, tmp_path / "run", "--ckpt_path", encoder))
+    log = log_of(start("finetune", config, tmp_path / "run", "--ckpt_path", encoder, *OP_BY_OP))
     assert "resized: pos_embed, new: fc_norm.gamma, fc_norm.beta, head.weight, head.bias, left out: 2" in log
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     shown = run("mae/visualize.py", "--ckpt", encoder, "--image", tmp_path / "a.png", "--out", tmp_path / "attention.png")
@@ -263,7 +268,7 @@ def test_images_without_labels_can_be_pretrained_on_and_not_classified(tmp_path)
         Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
     data = {k: v for k, v in DATA.items() if k != "dataset"} | {"batch_size": 4, "data_dir": str(tmp_path / "images")}
     config = write(tmp_path / "mae.yaml", PRETRAIN, data, use_parallel=False, epoch=1, in_channels=3)
-    assert "8 training images" in log_of(start("pretrain", config, tmp_path / "run"))
+    assert "8 training images" in log_of(start("pretrain", config, tmp_path / "run", *OP_BY_OP))
     config = write(tmp_path / "vit.yaml", NETWORK, TRAIN, data, val_while_train=False)
     assert "8 images, but no class folders" in sentence(start("finetune", config, tmp_path / "vit"))
 
@@ -277,7 +282,7 @@ def test_the_list_of_images_selects_them(tmp_path):
     parts = {k: v for k, v in DATA.items() if k != "dataset"} | PRETRAIN
     config = write(tmp_path / "run.yaml", parts, use_parallel=False, img_ids="tot_ids.json", data_path=str(folder),
                    batch_size=4, epoch=1, in_channels=3)
-    log = log_of(start("pretrain", config, tmp_path / "run"))
+    log = log_of(start("pretrain", config, tmp_path / "run", *OP_BY_OP))
     assert "8 training images, 2 steps of 4 images per epoch" in log
     (folder / "tot_ids.json").unlink()  # as in the original file, where nobody has made the list
     log = log_of(start("pretrain", config, tmp_path / "all"))

@@ -90,10 +90,10 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
     taken.listen()
     jobs["port in use"] = Job(folder, "port in use", True, port=taken.getsockname()[1])
     try:
+        for name in ("killed under msrun", "killed"):  # first: they would train all the time
+            jobs[name].kill_rank_1()
         jobs["port in use"].end(900)
         taken.close()
-        for name in ("killed under msrun", "killed"):
-            jobs[name].kill_rank_1()
         for name in ("killed", "killed under msrun"):
             jobs[name].end(MINUTE)
         for name in ("no number", "broken image"):
