@@ -118,7 +118,7 @@ def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=No
     step.set_train(False)
     totals = np.zeros(4, np.float64)  # correct at 1, correct at 5, loss, seen
     steps = 0
-    with Waiting(lambda: f"Evaluating, {steps} batches done"):
+    with Waiting(lambda: f"Evaluating, batches done: {steps}"):
         for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
             if before_batch is not None:
                 before_batch()

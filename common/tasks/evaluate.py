@@ -30,8 +30,9 @@ def evaluate(config: Config, spec: ModelSpec, runtime: Runtime | None = None) ->
     config = config if is_test else with_classes(config, samples)
     folder = make_folder("report", config.report) if config.report else None
     network, report, classes = load_network(config, spec)
-    logger.info(f"{spec.name_of(vars(config))} from {config.ckpt_path}: {report.summary()}")
-    logger.info(f"{len(samples)} images of {len(samples.classes)} classes")
+    for line in (f"{spec.name_of(vars(config))} from {config.ckpt_path}", *report.lines(),
+                 f"{len(samples)} images of {len(samples.classes)} classes"):
+        logger.info(line)
     if folder:
         logger.info(f"{', '.join(REPORT_FILES)} go to {folder}")
     outputs = outputs_of(config.dataset, samples, classes, config.num_classes)

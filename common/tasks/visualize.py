@@ -30,7 +30,8 @@ def visualize(config: Config, spec: ModelSpec) -> list[Path]:
     files = expand_images(config.image) if spec.looks_at_images else []
     logger = open_console(config, spec, start(config))
     network, report, classes = load_network(config, spec)
-    logger.info(f"{spec.name_of(vars(config))} from {config.ckpt_path}: {report.summary()}")
+    for line in (f"{spec.name_of(vars(config))} from {config.ckpt_path}", *report.lines()):
+        logger.info(line)
     written, out = [], Path(config.out or OUT)
     for first in range(0, max(len(files), 1), PAGE):
         subjects = [Subject(number, file.name, load_image(file, reading_of(config)))
