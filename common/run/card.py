@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -98,9 +99,9 @@ class Card:
         last = state.history[-1]
         top1 = f", top-1 {last['top1']:.2%}" if last.get("top1") is not None else ""
         best = f"**Best top-1: {state.best:.2%}**, after epoch {state.best_epoch}. " if state.best_epoch else ""
-        seconds = sum(row["epoch_time"] + row.get("eval_time", 0.0) for row in state.history)
+        seconds = round(sum(row["epoch_time"] + row.get("eval_time", 0.0) for row in state.history))
         return (f"{best}Epoch {last['epoch']} of {state.epochs}: loss {last['loss']:.4g}{top1}. {len(state.history)} "
-                f"epochs took {seconds / 3600:.2f} hours.")
+                f"epochs took {timedelta(seconds=seconds)}.")
 
     def _configuration(self) -> list[Sequence[Any]]:
         """Return key, value and place of what is written somewhere, or follows from something else."""
