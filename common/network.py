@@ -8,16 +8,20 @@ from mindspore import nn
 from common.checkpoint.file import load_checkpoint
 from common.checkpoint.weights import LoadReport, load_into, network_tensors
 from common.config.load import network_arguments
-from common.config.options import TRAINING_TASKS, Config
+from common.config.options import TRAINING_TASKS, Config, fields_of
+from common.context.compiling import compile_with
+from common.context.ranks import Runtime
 from common.context.tuning import is_first_generation
 from common.errors import UserError
-from common.layers.fused_attention import DEVICE as FUSED_ON
-from common.layers.fused_attention import fuse_attention
+from common.layers.fused_attention import DEVICE as FUSED_ON, fuse_attention
 from common.layers.precision import apply_precision
 from common.layers.recompute import recompute_blocks
 from common.layers.sync_batch_norm import synchronise
 from common.logger import get_logger
 from common.spec import ModelSpec, program
+
+# keys about a call, of which no graph depends
+NOT_IN_GRAPHS = ("task", "ckpt_path", "compile_cache", "log_interval", "open_profiler", "num_threads")
 
 
 def check_family(meta: dict[str, Any], config: Config, spec: ModelSpec) -> None:
@@ -100,3 +104,17 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, LoadReport, 
     report = load_into(network, tensors, config.ckpt_path, dead=spec.dead)
     network.set_train(False)
     return network, report, meta.get("classes", [])
+
+
+def compiled_as_wanted(cell: nn.Cell, config: Config, runtime: Runtime, fused: bool = False) -> nn.Cell:
+    """Let a cell be compiled as the configuration says, see ``common.context.compiling``; on the CPU of one process.
+
+    Args:
+        cell: what is called: a step of training or evaluation, or a network.
+        fused: with operators fused, which is proved in float32 alone.
+    """
+    if runtime.device != "CPU" or runtime.world_size > 1 or config.mode != "graph":
+        return cell
+    facts = [(name, getattr(config, name)) for name, field in fields_of(type(config)).items()
+             if field.metadata["section"] in ("run", "model", "loss", "optim") and name not in NOT_IN_GRAPHS]
+    return compile_with(cell, fused=fused and config.amp_level == "O0", cache=config.compile_cache, facts=facts)

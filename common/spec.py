@@ -46,6 +46,7 @@ class ModelSpec:
         defaults: key -> default where it is not the schema's; by ``per_task`` for one task.
         default_configs: task -> YAML file in the model folder, read when no ``--config_path`` is given.
         uses_convolutions: whether the network contains k x k convolutions (the CPU needs a setting for them).
+        fuses_operators: whether a training on a CPU is faster with operators fused, and gives the golden numbers.
         float32_products: what needs matrix products of real float32, a clause for a warning where they are not.
         tasks: the kinds of training that the model offers.
         per_task: task -> fields of this class that differ for it, such as the variants or the log lines.
@@ -81,6 +82,7 @@ class ModelSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     default_configs: Mapping[str, str] = field(default_factory=dict)
     uses_convolutions: bool = False
+    fuses_operators: bool = False
     float32_products: str = ""
     tasks: tuple[str, ...] = ("train",)
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

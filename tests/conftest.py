@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("GLOG_v", "3")  # read when MindSpore is imported: errors only
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # likewise; as common.context.device has it
 # What common.context.device sets for networks with convolutions must hold from the first operation on, whichever test
 # comes first. The tests hold on every set of instructions: ONEDNN_MAX_CPU_ISA=SSE41, AVX2, AVX512_CORE, or ALL. What is
 # given so holds also for the programs that tests start; else these set it themselves.

@@ -14,6 +14,8 @@ import pytest
 from golden_rule import fill, image, labels
 from mindspore import Tensor, nn, ops
 
+from common.context.compiling import compile_with
+
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 MODULE_FILE = "modules_gmlp_convmlp_vit"
 Tensors = Mapping[str, np.ndarray]
@@ -99,9 +101,9 @@ class Run:
 class Step:
     """One forward and one backward pass of a network, compiled once for training and once for evaluation."""
 
-    def __init__(self, network: nn.Cell):
+    def __init__(self, network: nn.Cell, fused: bool = False):
         self.weights = network.trainable_params()
-        self.gradients = _Gradients(network, self.weights)
+        self.gradients = compile_with(_Gradients(network, self.weights), fused=fused)
 
     def __call__(self, images: np.ndarray, targets: np.ndarray, *, train: bool) -> Run:
         (loss, logits), gradients = self.gradients.set_train(train)(Tensor(images), Tensor(targets, ms.int32))
@@ -116,7 +118,7 @@ def run(network: nn.Cell, images: np.ndarray, targets: np.ndarray, *, train: boo
 
 def check_classifier(golden: Golden, network: nn.Cell, convert: Callable[[Tensors], dict],
                      restore: Callable[[Tensors], dict], tolerances: Tolerances = Tolerances(),
-                     phases: Sequence[str] = ("eval", "train")) -> dict[str, float]:
+                     phases: Sequence[str] = ("eval", "train"), fused: bool = False) -> dict[str, float]:
     """Fill ``network`` and hold it to the stored logits, losses, gradients and statistics.
 
     Inputs of ReLUs so near to zero that rounding decides which slope they have ("kinks") may have either: where the
@@ -125,7 +127,7 @@ def check_classifier(golden: Golden, network: nn.Cell, convert: Callable[[Tensor
     Returns:
         The largest differences, as shares of what is allowed.
     """
-    tensors, step = dict(convert(golden.tensors())), Step(network)
+    tensors, step = dict(convert(golden.tensors())), Step(network, fused)
 
     def attempt(phase: str, filled: Tensors) -> dict[str, np.ndarray]:
         load_strictly(network, filled)

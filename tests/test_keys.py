@@ -48,6 +48,7 @@ PROVED = {  # test -> the keys that it would miss
     "tasks/test_sinking.py::test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it": "sink_size",
     "test_context.py::test_float32_is_float32_unless_allowed_otherwise": "allow_tf32",
     "test_context.py::test_the_jit_level_is_set_in_so_many_words": "jit_level",
+    "test_compiling.py::test_the_configuration_says_how_cells_are_compiled": "graph_kernel compile_cache",
     "test_context.py::test_determinism_and_the_limit_of_memory_reach_the_framework":
         "deterministic max_device_memory",
     "test_network.py::test_blocks_are_computed_twice_where_a_training_asks_for_it": "recompute",

@@ -110,6 +110,11 @@ class Config:
                             "binary digits, which is faster; false: float32 is float32", aliases=("allow_hf32",))
     jit_level: str = _run("O0", "how graphs are compiled: O0 operator by operator, O1 with fused operators, O2 as a "
                           "whole (Ascend's graph engine, which MindSpore gives up)", choices=("O0", "O1", "O2"))
+    graph_kernel: bool = _run(False, "CPU: fuse operators into kernels of their own where that was found to be faster "
+                              "and proved right: in trainings of gMLP, float32, by one process", tasks=TRAINING_TASKS)
+    compile_cache: str = _run("", "CPU: folder that keeps compiled graphs of training and evaluation, so that the next "
+                              "process with the same network and settings starts sooner; empty: none", path=True,
+                              tasks=DATA_TASKS)
     deterministic: bool = _run(False, "the same sums in every run on a device, at the cost of speed")
     max_device_memory: float | None = _run(None, "most memory of a device that is used, in GB, to share it; none: all",
                                            gt=0)

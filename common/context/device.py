@@ -25,8 +25,12 @@ def prepare_environment(uses_convolutions: bool) -> None:
     kernels over 1 x 1 fall into a scalar reference kernel on machines with AVX-512 (measured: a ConvMLP-S trains 24
     times slower and predicts 44 times slower); limited to AVX2, which changes nothing elsewhere, the library picks a
     matrix product. Networks without such convolutions keep AVX-512, with which their matrix products can be faster.
+
+    Threads of fused operators wait asleep: in a loop, as is the default, a training step of a gMLP took seven times as
+    long on two cores that other processes kept busy.
     """
     os.environ.setdefault("GLOG_v", "3")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if uses_convolutions:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 

@@ -15,7 +15,7 @@ from common.dataset.samples import Samples
 from common.dataset.sources import open_samples
 from common.files import make_folder
 from common.metric import AnsweringStep, Answers, EvaluationStep, Scores, SelectedOutputs, evaluate_batches
-from common.network import load_network
+from common.network import compiled_as_wanted, load_network
 from common.pictures.report import FILES as REPORT_FILES, write_report
 from common.run.training import open_console
 from common.spec import ModelSpec
@@ -96,5 +96,5 @@ def evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runt
     It takes, if wanted, what is to be called before every batch.
     """
     batches = eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
-    step = EvaluationStep(network) if answers is None else AnsweringStep(network)
+    step = compiled_as_wanted((EvaluationStep if answers is None else AnsweringStep)(network), config, runtime)
     return lambda before_batch=None: evaluate_batches(step, batches, runtime, answers and answers.collect, before_batch)

@@ -26,7 +26,8 @@ FREE = ("task", "device_id", "device_target", "num_workers", "eval_num_workers",
         "ckpt_save_dir", "ckpt_path", "resume", "keep_checkpoint_max", "keep_best_max", "data_dir", "eval_dir",
         "num_threads", "mode", "dataset_sink_mode", "sink_size", "open_profiler", "save_checkpoint_epochs",
         "save_checkpoint_steps", "download", "allow_tf32", "jit_level", "deterministic", "max_device_memory",
-        "recompute", "fused_attention", "allreduce_buckets", "tensorboard", "logger_name")
+        "recompute", "fused_attention", "allreduce_buckets", "tensorboard", "logger_name", "graph_kernel",
+        "compile_cache")
 
 
 def restore(run: Run, step: TrainStep) -> tuple[int, int]:

@@ -36,7 +36,7 @@ from common.dataset.samples import fit_batch, steps_of_epoch
 from common.dataset.sources import open_samples
 from common.loss import build_loss
 from common.lr import schedule
-from common.network import build_network
+from common.network import build_network, compiled_as_wanted
 from common.optimizer.build import build_optimizer
 from common.run.card import Card
 from common.run.training import Run, TrainingState, open_console, open_run
@@ -141,13 +141,14 @@ def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray
     """Assemble loss, optimizer and training step."""
     optimizer = build_optimizer(config, spec, network, lr)
     loss = ReconstructionLoss(network) if config.task == "pretrain" else ClassifierLoss(network, build_loss(config))
-    return TrainStep(loss, network, optimizer,
+    step = TrainStep(loss, network, optimizer,
                      accumulation_steps=config.accumulation_steps, loss_scale=config.loss_scale,
                      dynamic_loss_scale=config.dynamic_loss_scale, scale_window=config.loss_scale_window,
                      clip_norm=config.clip_value if config.clip_grad else None,
                      ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size,
                      mean_over_ranks=config.gradients_mean, allreduce_buckets=config.allreduce_buckets,
                      all_finite=overflow_check(config, runtime.device))
+    return compiled_as_wanted(step, config, runtime, fused=spec.fuses_operators and config.graph_kernel)
 
 
 def overflow_check(config: Config, device: str) -> Callable | None:

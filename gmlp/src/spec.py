@@ -57,7 +57,7 @@ SPEC = ModelSpec(
     name="gmlp", variants=VARIANTS, network=network, convert=convert, restore=restore, architecture=architecture,
     layer_id=layer_id, aliases=ALIASES, display_names={"gmlp_ti": "gmlp_Ti", "gmlp_s": "gmlp_S", "gmlp_b": "gmlp_B"},
     log_style=LOG_STYLE,
-    options=Options, visualize=visualize, looks_at_images=False,
+    options=Options, fuses_operators=True, visualize=visualize, looks_at_images=False,
     default_configs={"train": "config/gmlp_Ti.yaml", "eval": "config/gmlp_eval.yaml",
                      "export": "config/gmlp_export.yaml"},
 )

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 
+import mindspore as ms
 import numpy as np
 import pytest
 from golden import Golden, Module, check_classifier, full_size, phases_in
@@ -26,6 +27,14 @@ def parameters(network) -> dict[str, np.ndarray]:
 
 def test_tiny_network_reproduces_the_golden_numbers(mode):
     check_classifier(Golden("gmlp_tiny"), tiny(), SPEC.convert, SPEC.restore, phases=phases_in(mode))
+
+
+def test_fused_operators_reproduce_the_golden_numbers(tmp_path, monkeypatch):
+    """As a training on a CPU has them; what the compiler writes stays out of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    check_classifier(Golden("gmlp_tiny"), tiny(), SPEC.convert, SPEC.restore, fused=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

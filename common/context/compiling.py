@@ -1,0 +1,183 @@
+"""How a cell is compiled: with operators fused into kernels, and with its graph kept on disk for later processes.
+
+Both are asked of the framework while the first call of a cell compiles it, and withdrawn afterwards, so that no other
+cell is touched. The framework's own cache of graphs takes the n-th graph that a process compiles for the n-th of the
+process before, and looks at the files that the program imports alone: with other layers, another constant or another
+order of cells it computes the old graph without a word. So every graph has a folder of its own here, named by a hash of
+all that it can depend on, and the framework is told to take what lies in it.
+"""
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import itertools
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from common.files import ROOT, make_folder, write_whole
+from common.logger import get_logger
+
+# GELU and LayerNorm as their parts, which are fused. Clusters with these two operators had wrong gradients (2.10).
+FLAGS = "--enable_expand_ops=Erf,LayerNorm,LayerNormGrad --disable_cluster_ops=Transpose,Reshape"
+NEEDED = ("decorator", "sympy")  # by the framework's compiler of fused operators
+_COMPILED = itertools.count()  # graphs that this process has compiled with the framework's cache
+
+
+def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", facts: Any = None) -> nn.Cell:
+    """Let a cell's calls compile it with fused operators, or take its graphs from a folder and put them there.
+
+    Either holds on a CPU in graph mode; elsewhere the framework ignores the first, and the second was not tried.
+
+    Args:
+        cell: what is called, such as a training step.
+        fused: compile elementwise operators, norms and sums in a row into one kernel.
+        cache: the folder; empty: none.
+        facts: what the graph may depend on besides the cell, this repository and the framework; its ``repr`` counts.
+
+    Returns:
+        The same cell.
+
+    Raises:
+        UserError: if the folder cannot be made.
+    """
+    if fused and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
+        get_logger().warning(f"graph_kernel: operators are not fused, for want of {' and '.join(missing)}; pip install "
+                             "-r requirements.txt.")
+        fused = False
+    if cache:
+        make_folder("compile_cache", cache)
+    if not fused and not cache:
+        return cell
+    compile_plainly, known = cell.compile, set()
+
+    def compile_cell(*inputs: Any, **named: Any) -> None:
+        asked = (cell.phase, cell.training, *((value.shape, str(value.dtype)) for value in inputs))
+        if asked in known:
+            return compile_plainly(*inputs, **named)
+        with contextlib.ExitStack() as settings:
+            if fused:
+                settings.enter_context(_fusing())
+            if cache:
+                settings.enter_context(_kept(Path(cache) / f"{digest(cell, asked, fused, facts)}.graph"))
+            compile_plainly(*inputs, **named)
+        known.add(asked)
+
+    cell.compile = compile_cell
+    return cell
+
+
+@contextlib.contextmanager
+def _fusing() -> Iterator[None]:
+    """Fuse operators in what is compiled inside the block."""
+    left = Path("dsa_transfrom.log").resolve()  # the compiler's, in whatever folder the process works
+    was_there = left.exists()
+    os.environ.setdefault("MS_GRAPH_KERNEL_TILING", "none")  # else it prints a line for each kernel
+    ms.set_context(enable_graph_kernel=True, graph_kernel_flags=FLAGS, compile_cache_path=_folder())  # for the kernels
+    try:
+        yield
+    finally:
+        ms.set_context(enable_graph_kernel=False)
+        if not was_there:
+            left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _kept(file: Path) -> Iterator[None]:
+    """Let what is compiled inside the block take its graph from ``file``, if that is whole, or make the file.
+
+    Its first bytes are a hash of the others. The framework reads and writes in a folder of this process, where it
+    numbers the graphs.
+    """
+    place = Path(_folder()) / "rank_0" / "graph_cache" / f"compile_cache_{next(_COMPILED)}.mindir"
+    stored = _read(file)
+    if stored is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(stored)
+    os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"] = "1"  # it would look at the sources that the program imports alone
+    ms.set_context(enable_compile_cache=True, compile_cache_path=_folder())
+    try:
+        yield
+    finally:
+        ms.set_context(enable_compile_cache=False)
+        del os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"]
+    if stored is None and place.is_file():
+        content = place.read_bytes()
+        write_whole(file, hashlib.sha256(content).digest() + content)
+
+
+@functools.cache
+def _folder() -> str:
+    """Return a folder that goes with this process."""
+    return _FOLDERS.enter_context(tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True))
+
+
+_FOLDERS = contextlib.ExitStack()
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else None
+
+
+def digest(*values: Any) -> str:
+    """Return a hash of cells with all that they hold, of other values, of the sources, and of the framework."""
+    found = hashlib.sha256(repr((ms.__version__, np.__version__, platform.python_version())).encode())
+    for file in sorted(file for folder in (ROOT / "common", *ROOT.glob("*/src")) for file in folder.rglob("*.py")):
+        found.update(file.read_bytes())
+    for part in _parts(values, {}):
+        found.update(repr(part).encode() if not isinstance(part, bytes) else part)
+    return found.hexdigest()[:32]
+
+
+@functools.cache
+def _of_all_cells() -> frozenset[str]:
+    return frozenset((*vars(nn.Cell()), "compile"))
+
+
+def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    """Give what tells a value from others: of parameters name and kind, since a graph does not hold their numbers."""
+    if isinstance(value, (str, int, float, bool, bytes, type(None))):
+        yield value
+        return
+    if id(value) in seen:
+        yield "seen", list(seen).index(id(value))
+        return
+    seen[id(value)] = value  # kept, so that no other object gets its number
+    yield type(value).__module__, type(value).__qualname__
+    if isinstance(value, Parameter):
+        yield value.name, value.shape, str(value.dtype), value.requires_grad, value.comm_fusion
+    elif isinstance(value, (Tensor, np.ndarray)):
+        array = value.asnumpy() if isinstance(value, Tensor) else value
+        yield array.shape, str(array.dtype)
+        yield array.tobytes()
+    elif isinstance(value, nn.Cell):
+        yield sorted(value.get_flags().items()), value.training
+        own = {name: held for name, held in vars(value).items() if name not in _of_all_cells()}
+        yield from _parts(own | dict(value.parameters_and_names(expand=False)) | dict(value.name_cells()), seen)
+    elif isinstance(value, ops.Primitive):
+        yield value.name, sorted((name, str(held)) for name, held in value.attrs.items())
+    elif isinstance(value, dict):
+        for name in sorted(value, key=str):
+            yield str(name)
+            yield from _parts(value[name], seen)
+    elif isinstance(value, (list, tuple)):
+        yield len(value)
+        for held in value:
+            yield from _parts(held, seen)
+    elif isinstance(value, functools.partial):
+        yield from _parts((value.func, value.args, value.keywords), seen)
+    elif callable(value) and hasattr(value, "__qualname__"):
+        yield value.__module__, value.__qualname__
+        yield from _parts([cell.cell_contents for cell in getattr(value, "__closure__", None) or ()], seen)
+    elif isinstance(value, ms.dtype.Type):
+        yield str(value)

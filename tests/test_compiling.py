@@ -1,0 +1,102 @@
+"""Fused operators, and graphs kept on disk: the same numbers, never another cell's, and nothing left behind."""
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+from small_networks import Linear
+
+from common.config.load import from_mapping
+from common.context import compiling
+from common.context.compiling import compile_with, digest
+from common.context.ranks import Runtime
+from common.network import compiled_as_wanted
+
+
+class Scaled(nn.Cell):
+    """x * factor * weight; the factor becomes a constant of the graph."""
+
+    def __init__(self, factor, weight: float = 2.0):
+        super().__init__()
+        self.factor = factor
+        self.weight = Parameter(Tensor(np.full(4, weight, np.float32)), name="weight")
+
+    def construct(self, x):
+        return x * self.factor * self.weight
+
+
+class Shifted(Scaled):
+    """The same attributes, another computation."""
+
+    def construct(self, x):
+        return x + self.factor + self.weight
+
+
+def result(cell: nn.Cell, cache) -> float:
+    return float(compile_with(cell, cache=cache)(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0])
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def test_a_graph_is_taken_from_the_folder_for_the_same_cell_alone(tmp_path):
+    assert result(Scaled(3.0), tmp_path) == 6
+    file, = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    assert result(Scaled(3.0, weight=5.0), tmp_path) == 15  # the graph holds no weights
+    assert list(tmp_path.iterdir()) == [file] and file.stat().st_mtime_ns == written
+    assert [result(cell, tmp_path) for cell in (Scaled(4.0), Shifted(4.0), Scaled(Tensor(7.0)))] == [8, 7, 14]
+    other = max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    other.write_bytes(file.read_bytes())
+    assert result(Scaled(Tensor(7.0)), tmp_path) == 6, "the folder is not read"
+
+
+def test_a_damaged_graph_is_compiled_again(tmp_path):
+    assert result(Scaled(3.0), tmp_path) == 6
+    file, = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    assert result(Scaled(3.0), tmp_path) == 6
+    assert len(file.read_bytes()) == len(whole)
+
+
+def test_a_digest_differs_with_everything_that_a_graph_depends_on(monkeypatch):
+    def frozen():
+        cell = Scaled(3.0)
+        cell.weight.requires_grad = False
+        return cell
+
+    kinds = [Scaled(3.0), Scaled(2.0), Scaled(Tensor([3.0])), Scaled(Tensor([2.0])), Shifted(3.0), frozen(),
+             Scaled(3.0).set_train(), Scaled(3.0).to_float(ms.float16), nn.SequentialCell([Scaled(3.0)]),
+             Scaled(ops.MatMul()), Scaled(ops.MatMul(transpose_b=True)), Scaled(ms.float16), Scaled((1, 2))]
+    assert len({digest(cell) for cell in kinds}) == len(kinds)
+    before = digest(kinds[0])
+    assert digest(Scaled(3.0)) == before
+    monkeypatch.setattr(compiling.ms, "__version__", "0")
+    assert digest(kinds[0]) != before
+
+
+@pytest.mark.parametrize("keys, world_size, asked", [
+    ({}, 1, (True, "")), ({"graph_kernel": False}, 1, (False, "")), ({"amp_level": "O2"}, 1, (False, "")),
+    ({"compile_cache": "graphs"}, 1, (True, "graphs")), ({"mode": "pynative"}, 1, None), ({}, 2, None)])
+def test_the_configuration_says_how_cells_are_compiled(keys, world_size, asked, monkeypatch):
+    from common import network as module
+    from common.tasks.train import build_step
+    from gmlp.src.spec import SPEC
+
+    found = []
+    monkeypatch.setattr(module, "compile_with", lambda cell, fused, cache, facts: found.append((fused, cache)) or cell)
+    config = from_mapping({"opt": "sgd", "graph_kernel": True} | keys, "test")
+    network = Linear(4, 3)
+    if world_size == 1:
+        build_step(config, SPEC, network, np.ones(2, np.float32), Runtime())
+    else:
+        compiled_as_wanted(network, config, Runtime(world_size=world_size), fused=True)
+    assert found == ([asked] if asked else [])
+
+
+def test_fusing_without_its_packages_is_said_and_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(compiling, "NEEDED", ("no_such_package",))
+    cell = Scaled(3.0)
+    assert compile_with(cell, fused=True) is cell and "compile" not in vars(cell)
