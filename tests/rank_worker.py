@@ -132,7 +132,7 @@ def evaluation(found: Findings, folder: Path) -> None:
         config = from_mapping(TINY_GMLP | {
             "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images),
             "batch_size": size, "ckpt_path": str(file), "report": str(report) if (images, size) == REPORTED else ""},
-            "test")
+            "test", GMLP)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             scores = evaluate_task.evaluate(config, GMLP)
