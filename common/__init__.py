@@ -2,7 +2,7 @@
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"create_model": "common.models", "list_models": "common.models", "Predictor": "common.predict"}
+_HOMES = {"create_model": "common.models", "list_models": "common.spec", "Predictor": "common.predict"}
 
 
 def __getattr__(name: str) -> Any:

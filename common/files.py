@@ -3,6 +3,7 @@ import contextlib
 import csv
 import io
 import os
+import time
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
 
@@ -38,11 +39,16 @@ def written_whole(path: str | Path, key: str = "") -> Iterator[Path]:
                 left.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what ``written_whole`` has left in a folder where processes were killed; nobody may be writing there."""
+def remove_unfinished(folder: Path, age: float = 0) -> None:
+    """Remove what ``written_whole`` has left in a folder where processes were killed.
+
+    Args:
+        age: seconds; what is younger stays, because somebody may be writing it.
+    """
     for left in folder.glob(".*.unfinished.*"):
         with contextlib.suppress(OSError):
-            left.unlink()
+            if time.time() - left.stat().st_mtime >= age:
+                left.unlink()
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:

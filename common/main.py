@@ -1,5 +1,5 @@
 """What every entry point calls: parse, run the task, turn a user's mistake into one sentence and exit code 2."""
-import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -16,6 +16,7 @@ if MISSING:  # before anything imports them: entry points import this module fir
           "the environment that scripts/quickstart.sh makes (.venv/bin/python).", file=sys.stderr)
     sys.exit(2)
 
+from common.checkpoint.meta import read_meta
 from common.cloud.staging import send_unfinished, staged
 from common.config.load import load_config
 from common.config.options import Config
@@ -66,9 +67,11 @@ def read_config(task: str, spec: ModelSpec, arguments: Sequence[str], fetched: s
         UserError: for an unknown key, a wrong value, or a missing file.
     """
     def trained_with(path: str) -> dict | None:
-        from common.checkpoint.file import load_checkpoint
+        tensors, meta = {}, read_meta(path)
+        if "config" not in meta:
+            from common.checkpoint.file import load_checkpoint
 
-        tensors, meta = load_checkpoint(path)
+            tensors, meta = load_checkpoint(path)
         if meta.get("family", spec.name) != spec.name:
             raise UserError(f"ckpt_path: {path} holds {meta.get('model')}, a network of {meta['family']}: use "
                             f"{program(meta['family'], task)}.")
@@ -99,15 +102,11 @@ def evaluate_several(configs: Sequence[Config], spec: ModelSpec) -> None:
 
 
 def run(config: Config, spec: ModelSpec, in_the_open: bool = False) -> None:
-    """Run the task that ``config.task`` names. MindSpore is imported here and not before."""
-    from common.tasks.evaluate import evaluate
-    from common.tasks.export import export
-    from common.tasks.predict import predict
-    from common.tasks.train import train
-    from common.tasks.visualize import visualize
-
-    tasks = ({"eval": evaluate, "export": export, "infer": predict, "visualize": visualize}
-             | {task: functools.partial(train, in_the_open=in_the_open) for task in spec.tasks})
+    """Run the task that ``config.task`` names. MindSpore is imported here and not before, if it is needed."""
+    tasks = ({"eval": "evaluate", "export": "export", "infer": "predict", "visualize": "visualize"}
+             | dict.fromkeys(spec.tasks, "train"))
     if config.task not in tasks:
         raise UserError(f"task: {config.task} is not offered for {spec.name}; allowed are {', '.join(tasks)}.")
-    tasks[config.task](config, spec)
+    name = tasks[config.task]
+    more = {"in_the_open": in_the_open} if name == "train" else {}
+    getattr(importlib.import_module(f"common.tasks.{name}"), name)(config, spec, **more)

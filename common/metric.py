@@ -1,16 +1,18 @@
 """Exact evaluation: counts per sample, masked, added up in float64, divided once."""
 import time
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
 
 from common.context.ranks import Runtime
 from common.dataset.samples import Samples
 from common.errors import UserError
 from common.logger import Waiting
+
+UNREAD = -2  # in the place of the answer, for an image that was not read
+UNANSWERED = -1  # for one of which the network's output was not finite
 
 
 @dataclass(frozen=True)
@@ -36,109 +38,78 @@ class Scores:
     real: float | None = None
 
 
-class SelectedOutputs(nn.Cell):
-    """Some outputs of a network, in an order of their own.
+def score(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score every image by itself, so that neither batch size nor rank can change a result.
 
-    Inputs: images (B, C, H, W).   Output: logits (B, len(outputs)).
+    Args:
+        logits: (B, K).
+        labels: (B,), 0 <= label < K.
+
+    Returns:
+        Position of the label among the sorted logits (B,), 0 is best: a tie goes to the lower class, as in a stable
+        sort, and a logit that is not finite puts the label behind all. Cross entropy (B,) float64.
     """
-
-    def __init__(self, network: nn.Cell, outputs: Sequence[int]):
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.outputs = Tensor(np.array(outputs, np.int32))
-
-    def construct(self, images):
-        return ops.gather(self.network(images), self.outputs, 1)
+    rows, classes = np.arange(len(logits)), np.arange(logits.shape[1])
+    own = logits[rows, labels][:, None]
+    position = ((logits > own) | (logits == own) & (classes < labels[:, None])).sum(1)
+    valid = np.isfinite(logits).all(1)
+    return np.where(valid, position, max(logits.shape[1], 5)), -_log_softmax(logits)[rows, labels]
 
 
-class EvaluationStep(nn.Cell):
-    """Scores every sample of a batch by itself, so that neither batch size nor rank can change a result.
+def answer(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class of the highest logit of each image (B,), the lowest of equal ones, and its probability (B,).
 
-    Inputs: images (B, C, H, W), labels (B,) int32, -1 for padding.
-    Output: position of the label among the sorted logits (B,) int32, 0 is best; cross entropy (B,) float32. A tie goes
-        to the lower class, as in a stable sort; a logit that is not finite puts the label behind all.
+    The class is ``UNANSWERED`` where a logit is not finite.
     """
-
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, images, labels):
-        return self.score(ops.cast(self.network(images), ms.float32), labels)
-
-    def score(self, logits, labels):
-        """Return position and cross entropy of float32 logits (B, K)."""
-        num_classes = logits.shape[1]
-        labels = ops.expand_dims(ops.maximum(labels, 0), 1)
-        own = ops.gather_elements(logits, 1, labels)
-        classes = ops.expand_dims(ops.arange(0, num_classes).astype(ms.int32), 0)
-        before = ops.logical_or(logits > own, ops.logical_and(logits == own, classes < labels))
-        position = ops.reduce_sum(before.astype(ms.float32), 1).astype(ms.int32)
-        valid = ops.isfinite(ops.reduce_sum(logits, 1))
-        position = ops.select(valid, position, ops.zeros_like(position) + max(num_classes, 5))
-        return position, -ops.gather_elements(ops.log_softmax(logits, 1), 1, labels).reshape((-1,))
+    valid = np.isfinite(logits).all(1)
+    return np.where(valid, logits.argmax(1), UNANSWERED), np.exp(_log_softmax(logits).max(1))
 
 
-class AnsweringStep(EvaluationStep):
-    """Says besides which class the network takes each image for, and how sure it is.
-
-    Inputs: those of ``EvaluationStep``.
-    Output: also the class of the highest logit (B,) int32, the lowest of equal ones, -1 where a logit is not finite;
-        and its probability (B,) float32.
-    """
-
-    def construct(self, images, labels):
-        logits = ops.cast(self.network(images), ms.float32)
-        position, loss = self.score(logits, labels)
-        num_classes = logits.shape[1]
-        classes = ops.expand_dims(ops.arange(0, num_classes).astype(ms.float32), 0)
-        highest = logits >= ops.reduce_max(logits, 1).expand_dims(1)
-        answer = ops.reduce_min(ops.select(highest, classes + ops.zeros_like(logits), ops.zeros_like(logits)
-                                           + num_classes), 1).astype(ms.int32)
-        answer = ops.select(ops.isfinite(ops.reduce_sum(logits, 1)), answer, ops.zeros_like(answer) - 1)
-        return position, loss, answer, ops.reduce_max(ops.softmax(logits, 1), 1)
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of infinite logits, whose result is not finite either
+        shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def evaluate_batches(step: EvaluationStep, batches, runtime: Runtime, collect=None, before_batch=None) -> Scores:
+def evaluate_batches(network: Callable, batches: Any, runtime: Runtime,
+                     collect: Callable[[int, np.ndarray, np.ndarray, np.ndarray], None] | None = None,
+                     before_batch: Callable[[], None] | None = None, outputs: Sequence[int] | None = None) -> Scores:
     """Evaluate a network.
 
     Args:
-        step: the network's evaluation step; it is put into evaluation mode and back.
+        network: images (B, C, H, W) -> logits (B, K): a cell, which is put into evaluation mode and back, or an ONNX
+            file that is called like one.
         batches: data set with the columns image and label, label -1 for padding.
         runtime: the ranks whose counts are added.
-        collect: of an ``AnsweringStep``, called with the number of the batch (from 0), its labels, the classes that the
-            network answered, and their probabilities.
+        collect: called with the number of the batch (from 0), its labels, and what ``answer`` says.
         before_batch: called before every batch; may raise to end the evaluation.
+        outputs: the logits that count, in the order of the labels; ``None``: all.
 
     Raises:
         UserError: if there is no sample.
     """
     started = time.time()
-    was_training = step.network.training
-    step.set_train(False)
+    was_training = network.training
+    network.set_train(False)
     totals = np.zeros(4, np.float64)  # correct at 1, correct at 5, loss, seen
     steps = 0
     with Waiting(lambda: f"Evaluating, batches done: {steps}"):
         for steps, (images, labels) in enumerate(batches.create_tuple_iterator(num_epochs=1), start=1):
             if before_batch is not None:
                 before_batch()
-            position, loss, *answers = step(images, labels)
-            labels = labels.asnumpy()
+            logits, labels = network(images).astype(ms.float32).asnumpy(), labels.asnumpy()
+            logits = logits if outputs is None else logits[:, list(outputs)]
             real = labels >= 0
-            position, loss = position.asnumpy()[real], loss.asnumpy()[real].astype(np.float64)
+            position, loss = score(logits[real], labels[real])
             totals += (position < 1).sum(), (position < 5).sum(), loss.sum(), real.sum()
             if collect is not None:
-                collect(steps - 1, labels, *(answer.asnumpy() for answer in answers))
+                collect(steps - 1, labels, *answer(logits))
     totals = runtime.sum(totals)
-    step.set_train(was_training)
+    network.set_train(was_training)
     if totals[3] == 0:
         raise UserError("evaluation data: there is no image to evaluate.")
     top1, top5, loss = (float(total / totals[3]) for total in totals[:3])
     return Scores(top1, top5, loss, int(totals[3]), steps, time.time() - started)
-
-
-UNREAD = -2  # in the place of the answer, for an image that was not read
-UNANSWERED = -1  # for one of which the network's output was not finite
 
 
 class Answers:

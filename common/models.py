@@ -9,7 +9,6 @@
 The package must be found: ``PYTHONPATH=/path/to/this/repository python program.py``.
 """
 import contextlib
-import fnmatch
 import logging
 import re
 from pathlib import Path
@@ -22,8 +21,8 @@ from common.checkpoint.file import load_checkpoint
 from common.checkpoint.foreign import read
 from common.checkpoint.weights import load_into, network_tensors
 from common.config.options import Config, network_keys
-from common.errors import UserError, nearest
-from common.spec import ModelSpec, all_specs
+from common.errors import UserError
+from common.spec import ModelSpec, find_model
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +39,6 @@ class StageOutputs(nn.Cell):
 
     def construct(self, images):
         return self.network.stage_outputs(images)
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all variants of all models that fit a pattern such as ``gmlp*`` or ``*_tiny*``, sorted."""
-    return sorted(name for spec in all_specs() for name in spec.variants if fnmatch.fnmatch(name, pattern.lower()))
-
-
-def find_model(name: str) -> ModelSpec:
-    """Return the model that has a variant of this name, or one that is also called so.
-
-    Raises:
-        UserError: if there is none.
-    """
-    known = {known_name.lower(): spec for spec in all_specs() for known_name in (*spec.variants, *spec.aliases)}
-    if name.lower() not in known:
-        raise UserError(f"model: '{name}' is not a variant of any model here; there are {', '.join(list_models())}."
-                        f"{nearest(name, list_models())}")
-    return known[name.lower()]
 
 
 def create_model(name: str, num_classes: int | None = None, ckpt_path: str | Path = "", features: bool = False,

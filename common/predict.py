@@ -14,23 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn
 from PIL import Image
 from tqdm import tqdm
 
 from common.augment.pipeline import eval_transform, pixel_transform
-from common.checkpoint.file import load_checkpoint
+from common.checkpoint.meta import read_meta
 from common.config.load import from_mapping
 from common.dataset.classes import names_for
 from common.dataset.images import Picture, Reading, as_rgb, load_image, reading_of
+from common.engine import open_cached, open_network
 from common.errors import UserError, reason
-from common.export.description import description_path, read_description
-from common.export.load import load_model
+from common.export.onnx_network import OnnxNetwork
 from common.files import write_rows, write_whole
-from common.models import find_model
-from common.network import load_network
+from common.spec import find_model
 
 log = logging.getLogger(__name__)
 
@@ -74,27 +71,32 @@ class Predictor:
         fixed_batch: the network takes exactly ``batch_size`` images; fewer are filled up.
         top_k: classes per image.
         reading: how image files are read; none: as the file of the network says, else upright and up to PIL's limit.
+        engine: who answers for a checkpoint, as the key of this name says: auto, mindspore or onnxruntime.
 
     Raises:
         UserError: if a file is missing or cannot be read.
     """
 
-    def __init__(self, network: nn.Cell | str | Path, transform: Callable[[Image.Image], np.ndarray] | None = None,
+    def __init__(self, network: Any, transform: Callable[[Image.Image], np.ndarray] | None = None,
                  class_names: Sequence[str] | None = None, batch_size: int = 16, fixed_batch: bool = False,
-                 top_k: int = 5, reading: Reading | None = None):
+                 top_k: int = 5, reading: Reading | None = None, engine: str = "auto"):
         self.model_file, self.part = "", "classifier"
         self.reading = Reading()
         self.probabilities = False  # whether the network's outputs are such already
         self.batch_size, self.fixed_batch, self.top_k = batch_size, fixed_batch, top_k
         if isinstance(network, (str, Path)):
-            opens = self._open_checkpoint if Path(network).suffix == ".ckpt" else self._open_exported
-            network, transform, known = opens(Path(network).expanduser())
+            path = Path(network).expanduser()
+            network, transform, known = (self._open_checkpoint(path, engine) if path.suffix == ".ckpt" else
+                                         self._open_exported(path))
             class_names = class_names or known or None
         self.reading = reading or self.reading
         self.network, self.transform, self.given_names = network.set_train(False), transform, class_names
         self.class_names: list[str] = []  # known when the network's outputs are
 
     def _open_exported(self, path: Path) -> tuple[Any, Callable, list[str]]:
+        from common.export.description import description_path, read_description
+        from common.export.load import load_model
+
         network, description = load_model(path), read_description(path)
         inside, fixed = description.get("inside", {}), description["input"]["shape"][0]
         self.model_file, self.part = str(path), inside.get("part", "classifier")
@@ -105,22 +107,29 @@ class Predictor:
         self.reading = reading_of(config)
         return network, prepare(config), description["class_names"]
 
-    def _open_checkpoint(self, path: Path) -> tuple[nn.Cell, Callable, list[str]]:
-        _, meta = load_checkpoint(path)
+    def _open_checkpoint(self, path: Path, engine: str) -> tuple[Any, Callable, list[str]]:
+        meta = read_meta(path)
+        if not meta:
+            from common.checkpoint.file import load_checkpoint
+
+            _, meta = load_checkpoint(path)
         if "config" not in meta or "model" not in meta:
             raise UserError(f"network: {path} does not say which network it belongs to; build it with create_model, "
                             "and give Predictor that network and a transform.")
         spec = find_model(meta["model"])
         config = from_mapping(meta["config"] | {"model": meta["model"], "ckpt_path": str(path), "distribute": False,
-                                                "resume": "", "amp_level": "O0"}, str(path), spec)
+                                                "resume": "", "amp_level": "O0", "mode": "graph",
+                                                "device_target": "auto", "engine": engine}, str(path), spec)
         self.reading = reading_of(config)
-        pretrained = config.task == "pretrain"
-        found = spec.export_part(dataclasses.replace(config, part="encoder"), spec) if pretrained else None
-        if found:
+        if config.task == "pretrain" and spec.export_part:
             self.part = "encoder"
-            return found[0], eval_transform(config), []
-        network, _, classes = load_network(config, spec)
-        return network, eval_transform(config), classes
+            config = dataclasses.replace(config, part="encoder")
+            opened = open_cached(config, spec, self.part) or open_network(
+                config, spec, part=self.part, load=lambda config, spec: (spec.export_part(config, spec)[0], None, []))
+        else:
+            opened = open_cached(config, spec) or open_network(config, spec)
+        log.info("%s answers for %s", opened.engine, path)
+        return opened.network, eval_transform(config), opened.classes
 
     def __call__(self, images: Sequence[Picture] | Picture) -> list[Result]:
         """Classify images.
@@ -169,7 +178,7 @@ class Predictor:
         for _, part, size in self._batches(images):
             batch = np.stack([self.transform(self._opened(image)) for image in part])
             filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            parts.append(self.network(ms.Tensor(filled)).asnumpy()[:len(batch)].astype(np.float32))
+            parts.append(self._outputs(filled)[:len(batch)].astype(np.float32))
         return np.concatenate(parts)
 
     def _batches(self, images: Sequence[Picture] | Picture) -> Iterator[tuple[int, Sequence[Picture], int]]:
@@ -222,18 +231,26 @@ class Predictor:
         """Return the network's output for images, float32 (N, classes)."""
         source = self._named()
         try:
-            output = self.network(ms.Tensor(batch))
+            output = self._outputs(batch)
         except (RuntimeError, ValueError, TypeError) as error:
             if not self.model_file:
                 raise
             log.debug("%s: %s", self.model_file, error)
-            asking = description_path(self.model_file).name
-            raise UserError(f"{source} does not take images of the shape {batch.shape}, which {asking} asks for; both "
-                            "must be from one export.") from None
-        if not isinstance(output, ms.Tensor) or output.ndim != 2 or len(output) != len(batch):
+            raise UserError(f"{source} does not take images of the shape {batch.shape}, which "
+                            f"{Path(self.model_file).name}.json asks for; both must be from one export.") from None
+        if not isinstance(output, np.ndarray) or output.ndim != 2 or len(output) != len(batch):
             raise UserError(f"{source} is no classifier: it returns {getattr(output, 'shape', 'several arrays')} for "
                             f"{len(batch)} images instead of one row of logits for each.")
-        return output.asnumpy().astype(np.float32)
+        return output.astype(np.float32)
+
+    def _outputs(self, batch: np.ndarray) -> Any:
+        """Return what the network makes of images: an array, or several."""
+        if isinstance(self.network, OnnxNetwork):
+            return self.network(batch)
+        import mindspore as ms
+
+        found = self.network(ms.Tensor(batch))
+        return found.asnumpy() if isinstance(found, ms.Tensor) else found
 
     def _named(self) -> str:
         return f"model_file: '{self.model_file}'" if self.model_file else "the network"

@@ -28,7 +28,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from common.command import Parser, run, whole_number
 from common.layers.cells import GELU, LayerNorm, PatchProjection, TanhGELU
 from common.layers.initial_values import values_as_built
-from common.models import find_model
+from common.spec import find_model
 
 BYTES = 4  # of a float32
 ELEMENTWISE = (LayerNorm, GELU, TanhGELU, nn.BatchNorm2d, nn.ReLU)  # need not be computed: without products

@@ -1,4 +1,5 @@
 """ModelSpec: all that ``common`` knows of a model. Imports without MindSpore, so that wrong names are found at once."""
+import fnmatch
 import functools
 import importlib
 import inspect
@@ -214,3 +215,21 @@ def all_specs() -> tuple[ModelSpec, ...]:
     """Return the models whose folders lie beside this package, by name; each imports without MindSpore."""
     folders = sorted(file.parents[1].name for file in ROOT.glob("*/src/spec.py"))
     return tuple(importlib.import_module(f"{folder}.src.spec").SPEC for folder in folders)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of all variants of all models that fit a pattern such as ``gmlp*`` or ``*_tiny*``, sorted."""
+    return sorted(name for spec in all_specs() for name in spec.variants if fnmatch.fnmatch(name, pattern.lower()))
+
+
+def find_model(name: str) -> ModelSpec:
+    """Return the model that has a variant of this name, or one that is also called so.
+
+    Raises:
+        UserError: if there is none.
+    """
+    known = {known_name.lower(): spec for spec in all_specs() for known_name in (*spec.variants, *spec.aliases)}
+    if name.lower() not in known:
+        raise UserError(f"model: '{name}' is not a variant of any model here; there are {', '.join(list_models())}."
+                        f"{nearest(name, list_models())}")
+    return known[name.lower()]

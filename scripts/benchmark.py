@@ -3,6 +3,7 @@
     python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
     python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch, and
                                                                                    HLG's beside scripts/hlg_torch.py
+    python scripts/benchmark.py --model gmlp_ti --mode infer --against onnxruntime   the two engines of a CPU
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
     ... --mode data --against timm,native     beside timm's loader and the framework's own pipeline, by CPU time
 
@@ -28,7 +29,7 @@ from common.config.options import FIELDS, Config
 from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT, write_whole
-from common.models import find_model
+from common.spec import find_model
 from scripts.measure import Measurement, Step, machine
 from scripts.pipelines import PIPELINE, check_against, compare_pipelines, compare_with_loop
 
@@ -38,7 +39,7 @@ BATCH_SIZE = 16  # of training and inference, unless given
 TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
 OWN_TORCH = "hlg"  # the family whose networks are in scripts/hlg_torch.py
-OURS, TORCH = "MindSpore", "PyTorch"
+OURS, TORCH, ONNX = "MindSpore", "PyTorch", "onnxruntime"
 LR, CLIP = 1e-3, 1.0
 
 
@@ -116,6 +117,27 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
             "parameters": sum(p.numel() for p in network.parameters())}, train if mode == "train" else infer
 
 
+def onnx_network(config: Config, mode: str, parameters: int) -> tuple[dict, Step]:
+    """Our network as the engine onnxruntime runs it."""
+    spec = find_model(config.model)
+    prepare_environment(spec.uses_convolutions)
+    import onnxruntime
+
+    from common.context.device import start
+    from common.engine import INPUT, OUTPUT
+    from common.export.onnx_file import onnx_model
+    from common.export.onnx_network import OnnxNetwork
+    from common.network import build_network
+
+    start(config)
+    images = random_batch(config)[0]
+    model = onnx_model(build_network(config, spec).set_train(False), [(INPUT, (None, *images.shape[1:]), "float32")],
+                       [OUTPUT])
+    network = OnnxNetwork(model.SerializeToString(), config.num_threads)
+    return {"framework": f"onnxruntime {onnxruntime.__version__}", "device": "CPU", "threads": network.threads,
+            "parameters": parameters}, lambda: network(images)
+
+
 def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return images float32 (B, C, H, W), and labels int32 (B,) or the noise float32 (B, L) of a masked autoencoder."""
     rng = np.random.default_rng(0)
@@ -144,8 +166,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--steps", type=int, help="steps that count (10), or batches in each round of --mode data (20)")
     parser.add_argument("--rounds", type=int, default=3, help="--mode data: fresh processes for each side (3)")
     parser.add_argument("--pynative", action="store_true", help="op by op instead of compiled")
-    parser.add_argument("--against", help="torch: measure the network in PyTorch beside ours; with --mode data timm, "
-                        "native or both: timm's loader and the framework's own pipeline, per second of CPU time")
+    parser.add_argument("--against", help="torch: measure the network in PyTorch beside ours; onnxruntime: with --mode "
+                        "infer, ours as that engine runs it; with --mode data timm, native or both: timm's loader and "
+                        "the framework's own pipeline, per second of CPU time")
     parser.add_argument("--threads", help="CPU threads of either framework; by default each decides")
     parser.add_argument("--json", help="file for all numbers")
     parser.add_argument("--config_path", help="configuration of --mode data")
@@ -158,9 +181,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         if not name.startswith("--") or not (equals or rest):
             raise UserError(f"'{name}' (command line) is neither an option with a value nor the value of one.")
         values[name[2:]] = value if equals else rest.pop(0)
-    if arguments.mode != "data" and arguments.against not in (None, "torch"):
+    known = (None, "torch", *(["onnxruntime"] if arguments.mode == "infer" else []))
+    if arguments.mode != "data" and arguments.against not in known:
         raise UserError(f"against: '{arguments.against}' is nothing that networks are compared with; there is torch, "
-                        "and with --mode data timm and native.")
+                        "with --mode infer onnxruntime, and with --mode data timm and native.")
     for name in ("steps", "rounds"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"{name}: {getattr(arguments, name)} is not a positive number.")
@@ -189,12 +213,17 @@ def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Confi
     return from_mapping(given, "command line", spec)
 
 
-def check_comparison(config: Config) -> None:
-    """Hold that PyTorch can run the same network.
+def check_comparison(config: Config, against: str) -> None:
+    """Hold that PyTorch, or onnxruntime, can run the same network.
 
     Raises:
         UserError: if not.
     """
+    if against == "onnxruntime":
+        if config.task == "pretrain" or config.amp_level != "O0":
+            raise UserError(f"against: onnxruntime answers for classifiers in float32; {config.model} with amp_level "
+                            f"{config.amp_level} is none.")
+        return
     own = find_model(config.model).name == OWN_TORCH
     if not own and config.model not in TIMM:
         raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}, and the "
@@ -211,16 +240,19 @@ def check_comparison(config: Config) -> None:
 
 # the story
 
-def compare_networks(config: Config, mode: str, steps: int, against: bool) -> list[dict[str, Any]]:
-    """Measure a network, and PyTorch's in turn with it where that is asked for."""
+def compare_networks(config: Config, mode: str, steps: int, against: str) -> list[dict[str, Any]]:
+    """Measure a network, and in turn with it PyTorch's or the other engine where that is asked for."""
     steps += 2  # one to compile, one to warm up
     say(f"{mode}: building and compiling")
     with ExitStack() as processes:
         sides = [processes.enter_context(Measurement(OURS, our_network, config, mode, steps))]
-        if against:
-            device = sides[0].facts["device"]
-            if device == "Ascend":
-                raise UserError("against: PyTorch is compared on a CPU or a GPU; add --device_target CPU.")
+        device = sides[0].facts["device"]
+        if against and device == "Ascend":
+            raise UserError(f"against: {against} is compared on a CPU or a GPU; add --device_target CPU.")
+        if against == "onnxruntime":
+            sides.append(processes.enter_context(Measurement(ONNX, onnx_network, config, mode,
+                                                             sides[0].facts["parameters"])))
+        elif against:
             sides.append(processes.enter_context(Measurement(TORCH, torch_network, config, mode, device)))
             ours, theirs = (side.facts["parameters"] for side in sides)
             if ours != theirs:
@@ -256,10 +288,12 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
                 ratio["speed_per_worker"] = ratio["speed"] / ours["workers"]
         return found
     for ours, theirs in zip(results, results[1:]):
-        if (ours["name"], theirs["name"]) == (OURS, TORCH):
+        if ours["name"] == OURS != theirs["name"]:
             found[ours["mode"]] = {
                 "time": float(np.median(np.divide(ours["steps_s"], theirs["steps_s"]))),
-                "cpu_time": ours["cpu_s"] / theirs["cpu_s"], "memory": ours["peak_bytes"] / theirs["peak_bytes"]}
+                "cpu_time": ours["cpu_s"] / theirs["cpu_s"]}
+            if theirs["name"] == TORCH:  # onnxruntime's process has made its file with MindSpore
+                found[ours["mode"]]["memory"] = ours["peak_bytes"] / theirs["peak_bytes"]
     return found
 
 
@@ -274,12 +308,12 @@ def report(config: Config, results: list[dict[str, Any]], found: Mapping[str, Ma
                      f"{r['images_per_s_per_worker']:.1f}")
             lines.append(f"data   {r['name']:<15}{speed}, {memory} of the main process")
         else:
-            lines.append(f"{r['mode']:<7}{r['name']:<10}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
+            lines.append(f"{r['mode']:<7}{r['name']:<12}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
                          f"(median of {len(r['steps_s'])}; fastest {r['fastest_s']:.3f}, CPU time {r['cpu_s']:.3f}), "
                          f"first step {r['first_step_s']:.1f} s, {memory}, threads: {r['threads']}")
     for mode, ratio in found.items():
         data = results[0]["mode"] == "data"
-        what, sides = ("data", f"{PIPELINE} / {mode}") if data else (mode, f"{OURS} / {TORCH}")
+        what, sides = ("data", f"{PIPELINE} / {mode}") if data else (mode, f"{OURS} / {results[1]['name']}")
         lines.append(f"{what:<7}{sides}: {', '.join(f'{key} {value:.2f}' for key, value in ratio.items())}"
                      .replace("_", " "))
     first = results[0]
@@ -303,7 +337,7 @@ def main(argv: Sequence[str]) -> str:
     config = configure(arguments, values)
     against = arguments.against.split(",") if arguments.against else []
     if against:
-        check_against(against, config) if arguments.mode == "data" else check_comparison(config)
+        check_against(against, config) if arguments.mode == "data" else check_comparison(config, arguments.against)
     before = machine()
     if arguments.mode == "data":
         prepare_environment(find_model(config.model).uses_convolutions)
@@ -313,7 +347,7 @@ def main(argv: Sequence[str]) -> str:
     else:
         modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
         results = [result for mode in modes
-                   for result in compare_networks(config, mode, arguments.steps or 10, bool(arguments.against))]
+                   for result in compare_networks(config, mode, arguments.steps or 10, arguments.against or "")]
     found = ratios(results)
     if before["load"] > before["cores"]:
         say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")

@@ -40,10 +40,9 @@ if ! "$PY" -c "import $modules" 2>/dev/null; then
     [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY lacks one of $modules: pip install ${need[*]}"
     pip_install "${need[@]}" || fail "pip could not install ${need[*]}."
 fi
-# ONNX files are tested where these packages are (versions with wheels on Python 3.10, 3.11 and 3.12), properties where
-# hypothesis is, and what TensorBoard shows where that is.
-more=(onnx==1.23.2 onnxruntime==1.23.2 hypothesis==6.170.15 tensorboard==2.21.0)
-if [ "${ZOO_VENV:-}" != none ] && ! "$PY" -c 'import onnx, onnxruntime, hypothesis, tensorboard' 2>/dev/null; then
+# Properties are tested where hypothesis is, and what TensorBoard shows where that is.
+more=(hypothesis==6.170.15 tensorboard==2.21.0)
+if [ "${ZOO_VENV:-}" != none ] && ! "$PY" -c 'import hypothesis, tensorboard' 2>/dev/null; then
     pip_install -c "$REQUIREMENTS" "${more[@]}" || echo "Without ${more[*]} the tests that need them are skipped." >&2
 fi
 

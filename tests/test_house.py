@@ -15,10 +15,11 @@ TOP_LEVEL = {"README.md", "requirements.txt", "common", "scripts", "tests", *MOD
 RUN_TIME = {"mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil"}
 # What must answer at once.
 WITHOUT_MINDSPORE = ("config.load", "config.options", "config.help", "rank_table.__main__", "launch.__main__", "lr",
-                     "logger", "errors", "spec", "main", "dataset.sources", "pictures.schedule")
+                     "logger", "errors", "spec", "main", "dataset.sources", "pictures.schedule",
+                     "engine", "predict", "tasks.predict")
 # The floors of the house: a subject of common/ imports only subjects of lower floors.
 FLOORS = ("errors", "files logger command", "context layers", "checkpoint spec train_step rank_table", "config",
-          "lr loss augment network launch models", "dataset optimizer", "run metric export cloud",
+          "lr loss augment network launch models", "dataset optimizer", "run metric export cloud", "engine",
           "predict pictures profile", "callback", "tasks", "main", "__init__")
 MAX_LINES = 400
 PATH_LINE = "if not __package__:\n    sys.path[0] = str(Path(__file__).resolve().parents[1])"

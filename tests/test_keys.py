@@ -53,6 +53,7 @@ PROVED = {  # test -> the keys that it would miss
         "deterministic max_device_memory",
     "test_network.py::test_blocks_are_computed_twice_where_a_training_asks_for_it": "recompute",
     "test_network.py::test_attention_is_fused_where_the_device_can_and_the_key_says_so": "fused_attention",
+    "test_engine.py::test_both_engines_give_the_same_answers": "engine",
     "test_keys.py::test_settings_reach_the_framework": "max_call_depth num_threads mode",
     "test_keys.py::test_a_run_may_leave_a_profile_and_graphs_but_no_checkpoint":
         "open_profiler save_graphs save_checkpoint",

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 from mindspore import dataset as ds
+from small_networks import Given
 
 from common.context.ranks import Runtime
 from common.errors import UserError
-from common.metric import AnsweringStep, EvaluationStep, evaluate_batches
-from small_networks import Given
+from common.metric import evaluate_batches
 
 
 def batches(logits, labels, batch):
@@ -35,7 +35,7 @@ def expected(logits, labels):
 @pytest.mark.parametrize("batch", [1, 8, 53, 64])
 def test_every_batch_size_gives_the_same_scores(data, batch, mode):
     logits, labels = data
-    scores = evaluate_batches(EvaluationStep(Given()), batches(logits, labels, batch), Runtime())
+    scores = evaluate_batches(Given(), batches(logits, labels, batch), Runtime())
     top1, top5, loss = expected(logits, labels)
     assert (scores.top1, scores.top5, scores.seen) == (top1, top5, 53)
     assert scores.loss == pytest.approx(loss, rel=5e-6)
@@ -44,9 +44,8 @@ def test_every_batch_size_gives_the_same_scores(data, batch, mode):
 def test_answers_are_the_best_class_and_its_probability_and_change_no_score(data, mode):
     logits, labels = data
     answers = []
-    step = AnsweringStep(Given())
-    scores = evaluate_batches(step, batches(logits, labels, 8), Runtime(), collect=lambda *of: answers.append(of))
-    plain = evaluate_batches(EvaluationStep(Given()), batches(logits, labels, 8), Runtime())
+    scores = evaluate_batches(Given(), batches(logits, labels, 8), Runtime(), collect=lambda *of: answers.append(of))
+    plain = evaluate_batches(Given(), batches(logits, labels, 8), Runtime())
     assert (scores.top1, scores.top5, scores.loss, scores.seen) == (plain.top1, plain.top5, plain.loss, plain.seen)
     assert [number for number, *_ in answers] == list(range(7))
     seen, said, probability = (np.concatenate([answer[part] for answer in answers])[:53] for part in (1, 2, 3))
@@ -58,30 +57,29 @@ def test_answers_are_the_best_class_and_its_probability_and_change_no_score(data
 def test_the_answer_is_the_lowest_of_equal_classes_and_none_where_a_logit_is_not_finite(mode):
     logits = np.array([[0, 2, 2, 1], [1, 1, 1, 1], [np.nan, 0, 0, 0], [0, np.inf, 0, 0]], np.float32)
     answers = []
-    data, step = batches(logits, np.zeros(4, int), 4), AnsweringStep(Given())
-    evaluate_batches(step, data, Runtime(), collect=lambda *of: answers.append(of))
+    evaluate_batches(Given(), batches(logits, np.zeros(4, int), 4), Runtime(), collect=lambda *of: answers.append(of))
     assert answers[0][2].tolist() == [1, 0, -1, -1]
 
 
 def test_ties_go_to_the_lower_class_so_that_equal_logits_are_no_hit(mode):
     logits, labels = np.zeros((4, 3), np.float32), np.array([0, 1, 2, 1])
-    assert evaluate_batches(EvaluationStep(Given()), batches(logits, labels, 4), Runtime()).top1 == 0.25
+    assert evaluate_batches(Given(), batches(logits, labels, 4), Runtime()).top1 == 0.25
 
 
 def test_a_network_that_returns_nan_has_no_hit(mode):
     logits = np.full((4, 3), np.nan, np.float32)
-    scores = evaluate_batches(EvaluationStep(Given()), batches(logits, np.array([0, 1, 2, 1]), 4), Runtime())
+    scores = evaluate_batches(Given(), batches(logits, np.array([0, 1, 2, 1]), 4), Runtime())
     assert (scores.top1, scores.top5) == (0.0, 0.0)
 
 
 def test_no_image_is_an_error():
     logits = np.zeros((4, 3), np.float32)
     with pytest.raises(UserError, match="no image"):
-        evaluate_batches(EvaluationStep(Given()), batches(logits, np.full(4, -1), 4), Runtime())
+        evaluate_batches(Given(), batches(logits, np.full(4, -1), 4), Runtime())
 
 
 def test_evaluation_leaves_the_training_mode_as_it_was(data):
     network = Given()
     network.set_train(True)
-    evaluate_batches(EvaluationStep(network), batches(*data, 16), Runtime())
+    evaluate_batches(network, batches(*data, 16), Runtime())
     assert network.training

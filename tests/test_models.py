@@ -17,7 +17,7 @@ from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.config.load import from_mapping
 from common.errors import UserError
-from common.models import find_model
+from common.spec import find_model
 from common.tasks.export import export
 
 TINY = {"gmlp_ti": {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 3},

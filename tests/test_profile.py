@@ -3,8 +3,8 @@ import pytest
 from entry import ROOT
 
 from common.errors import UserError
-from common.models import list_models
 from common.profile import main, profile
+from common.spec import list_models
 from scripts.readme_tables import costs, fill_costs, readme_files
 
 # Of their authors, or the sum of their own tensors.

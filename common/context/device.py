@@ -71,6 +71,16 @@ def start(config: Any) -> Runtime:
     return Runtime(device, rank, world_size)
 
 
+def without_devices(config: Any, environment: Mapping[str, str]) -> bool:
+    """Whether this is a single process that computes on the CPU, as far as can be told without MindSpore.
+
+    With ``device_target: auto`` that takes a machine without the device files of any card.
+    """
+    cards = any(map(glob.glob, (*CARDS.values(), "/dev/dxg")))  # the last: a GPU under Windows
+    on_cpu = config.device_target == "CPU" or config.device_target == "auto" and not cards
+    return on_cpu and not joins_others(config, environment)
+
+
 def joins_others(config: Any, environment: Mapping[str, str]) -> bool:
     """Whether this process is one of several that train together: where a launcher started it, unless the user said no.
 

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import nn
 
 from common.errors import UserError
-from common.export.onnx_file import OnnxNetwork, load_onnx
+from common.export.onnx_network import OnnxNetwork, load_onnx
 
 log = logging.getLogger(__name__)
 

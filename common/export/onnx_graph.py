@@ -1,9 +1,9 @@
 """From the operations of a MINDIR file to an ONNX model, one by one, whatever network they belong to.
 
 The framework's own converter knows neither ``Erf`` nor a variable number of images. Here the framework only writes down
-what a network does (MINDIR), once for 2 images and once for 3; what differs between the two follows from the number of
-images, and becomes a computation in the ONNX file. ``common/export/onnx_operators.py`` says what each operation
-becomes.
+what a network does (MINDIR), for any number of images. Where it does so with operations that have no translation, it
+writes once for 2 images and once for 3; what differs between the two follows from the number of images, and becomes a
+computation in the ONNX file. ``common/export/onnx_operators.py`` says what each operation becomes.
 """
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LARGEST = 2 ** 31 - 2 ** 20  # bytes: a protocol buffer ends at 2 GB
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the ONNX file: its name, and its kind in the graph for 2 images."""
+    """A tensor in the ONNX file: its name, and its kind in the first graph; a size of -1 is not known there."""
 
     name: str
     kind: Kind
@@ -92,11 +92,20 @@ class Builder:
 
     def ints(self, value: Any) -> str:
         """Return the name of an int64 vector for whole numbers, one of which may follow from the number of images."""
+        if isinstance(value, Value):
+            return value.name
+        if isinstance(value, tuple) and any(isinstance(one, Value) for one in value):
+            return self.add("Concat", *map(self.ints, value), axis=0)
         if not isinstance(value, PerBatch):
             return self.tensor(np.asarray(value, np.int64).reshape(-1))
         two, three = (np.asarray(part, np.int64).reshape(-1) for part in (value.two, value.three))
         step = three - two
         return self.add("Add", self.add("Mul", self.batch_size(), step), two - BATCHES[0] * step)
+
+    def sizes(self, x: Value) -> tuple[Any, ...]:
+        """Return the shape of a tensor: numbers, and an int64 vector of one for each that is known only when it runs."""
+        return tuple(size if size >= 0 else Value(self.add("Shape", x, start=axis, end=axis + 1), Kind((1,), "int64"))
+                     for axis, size in enumerate(x.kind.shape))
 
     def batch_size(self) -> str:
         """Return the name of the number of images, an int64 vector of one."""
@@ -164,7 +173,7 @@ def translate(graphs: Sequence[Graph], parameters: Mapping[str, np.ndarray], inp
     """Return the ONNX model of a network.
 
     Args:
-        graphs: of a fixed number of images; or two, of 2 and 3 images, for a model of any number.
+        graphs: one, of a fixed number of images or of any; or two, of 2 and 3 images, for a model of any number.
         parameters: name -> value of the network's parameters.
         input_names, output_names: of the model's inputs and outputs, in the order of the call and of the result.
 
@@ -180,7 +189,8 @@ def translate(graphs: Sequence[Graph], parameters: Mapping[str, np.ndarray], inp
     first, last = graphs[0], graphs[-1]
     builder = Builder(parameters)
     builder.first_input = input_names[0]
-    batch = "batch" if len(graphs) > 1 else next(iter(first.inputs.values())).shape[0]
+    batch = next(iter(first.inputs.values())).shape[0]
+    batch = "batch" if len(graphs) > 1 or batch < 0 else batch
     values: dict[str, Any] = {}
     inputs = []
     for name, (key, kind) in zip(input_names, first.inputs.items()):

@@ -260,6 +260,7 @@ OPERATORS: dict[str, Translation] = {
     "Reshape": _reshape,
     "ReLU6": lambda builder, operation, x: _clamp(builder, operation, x, 0, 6),
     "Rsqrt": lambda builder, operation, x: builder.add("Reciprocal", builder.add("Sqrt", x)),
+    "Shape": lambda builder, operation, x: builder.sizes(x),
     "SiLU": lambda builder, operation, x: builder.add("Mul", x, builder.add("Sigmoid", x)),
     "Softmax": _softmax,
     "Sort": _sort,

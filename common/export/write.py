@@ -26,7 +26,8 @@ from common.export.contents import Contents, Inputs, Shape
 from common.export.description import describe_classes, describe_ports, description_path, summarise
 from common.export.framework import PLAIN, export_with_framework
 from common.export.load import load_mindir
-from common.export.onnx_file import load_onnx, write_onnx
+from common.export.onnx_file import write_onnx
+from common.export.onnx_network import load_onnx
 from common.logger import Waiting
 
 TOLERANCE = 1e-4  # largest difference between file and network that is still rounding

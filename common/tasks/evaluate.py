@@ -13,9 +13,10 @@ from common.dataset.classes import with_classes
 from common.dataset.imagenet_tests import outputs_of, real_accuracy, real_sets
 from common.dataset.samples import Samples
 from common.dataset.sources import open_samples
+from common.engine import open_network
 from common.files import make_folder
-from common.metric import AnsweringStep, Answers, EvaluationStep, Scores, SelectedOutputs, evaluate_batches
-from common.network import compiled_as_wanted, load_network
+from common.metric import Answers, Scores, evaluate_batches
+from common.network import compiled_as_wanted
 from common.pictures.report import FILES as REPORT_FILES, write_report
 from common.run.training import open_console
 from common.spec import ModelSpec
@@ -29,23 +30,22 @@ def evaluate(config: Config, spec: ModelSpec, runtime: Runtime | None = None) ->
     is_test = isinstance(DATASETS[config.dataset], ImageNetTest)
     config = config if is_test else with_classes(config, samples)
     folder = make_folder("report", config.report) if config.report else None
-    network, report, classes = load_network(config, spec)
-    for line in (f"{spec.name_of(vars(config))} from {config.ckpt_path}", *report.lines(),
-                 f"{len(samples)} images of {len(samples.classes)} classes"):
+    opened = open_network(config, spec, runtime)
+    classes = opened.classes
+    for line in (f"{spec.name_of(vars(config))} from {config.ckpt_path}", *opened.loaded,
+                 f"{len(samples)} images of {len(samples.classes)} classes", f"{opened.engine} answers"):
         logger.info(line)
     if folder:
         logger.info(f"{', '.join(REPORT_FILES)} go to {folder}")
     outputs = outputs_of(config.dataset, samples, classes, config.num_classes)
-    if outputs is not None:
-        network = SelectedOutputs(network, outputs)
-    elif classes and classes != samples.classes:
+    if outputs is None and classes and classes != samples.classes:
         logger.warning(f"The checkpoint was trained on classes named {classes[0]}, {classes[1]} ..., and the data has "
                        f"{samples.classes[0]}, {samples.classes[1]} ...: the numbers mean something only if both lists "
                        "are in the same order.")
     real = real_sets(samples) if is_test and DATASETS[config.dataset].relabelled else None
     answers = (Answers(samples, config.eval_batch_size or config.batch_size, runtime)
                if folder or real is not None else None)
-    scores = evaluation(config, samples, network, runtime, answers)()
+    scores = evaluation(config, samples, opened.network, runtime, answers, outputs)()
     samples.report_errors(logger)
     if scores.top1 * len(samples.classes) < 2 and scores.seen >= 10 * len(samples.classes) > 20:
         logger.warning("The accuracy is that of a guess. The classes may be numbered differently from the training: "
@@ -89,12 +89,14 @@ def comparison(names: Sequence[str], found: Sequence[Scores]) -> str:
     return "\n".join(lines)
 
 
-def evaluation(config: Config, samples: Samples, network: nn.Cell, runtime: Runtime, answers: Answers | None = None
-               ) -> Callable[..., Scores]:
+def evaluation(config: Config, samples: Samples, network: Callable, runtime: Runtime, answers: Answers | None = None,
+               outputs: Sequence[int] | None = None) -> Callable[..., Scores]:
     """Return a function that evaluates the network on the evaluation data, and collects its answers if asked to.
 
     It takes, if wanted, what is to be called before every batch.
     """
     batches = eval_batches(config, samples, rank=runtime.rank, world_size=runtime.world_size)
-    step = compiled_as_wanted((EvaluationStep if answers is None else AnsweringStep)(network), config, runtime)
-    return lambda before_batch=None: evaluate_batches(step, batches, runtime, answers and answers.collect, before_batch)
+    if isinstance(network, nn.Cell):
+        network = compiled_as_wanted(network, config, runtime)
+    return lambda before_batch=None: evaluate_batches(network, batches, runtime, answers and answers.collect,
+                                                      before_batch, outputs)

@@ -5,15 +5,14 @@ from common.augment.pipeline import eval_transform
 from common.config.options import Config
 from common.config.origins import is_asked
 from common.context.device import start
+from common.context.ranks import Runtime
 from common.dataset.classes import read_class_names
 from common.dataset.images import expand_images, reading_of
+from common.engine import open_cached, open_network
 from common.errors import UserError
-from common.export.description import read_description
-from common.logger import Waiting, get_logger
-from common.network import load_network
+from common.logger import Waiting, set_up
 from common.pictures.sheet import prediction_sheet
 from common.predict import Predictor, Result, format_table, write_csv, write_json
-from common.run.training import open_console
 from common.spec import ModelSpec
 
 
@@ -26,7 +25,9 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
     if not config.image:
         raise UserError("image: name the images to classify (--image FILE, FOLDER or 'PATTERN').")
     images = expand_images(config.image)
-    open_console(config, spec, start(config))
+    opened = None if config.model_file else open_cached(config, spec)
+    runtime = start(config) if opened is None else Runtime()
+    logger = set_up(None, runtime.rank, spec.log_style.prefix.format(**vars(config)))
     names = read_class_names(config.class_names) if config.class_names else None
     if config.model_file:
         predictor = Predictor(config.model_file, None, names, config.batch_size, top_k=config.top_k)
@@ -34,14 +35,16 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
         predictor.reading = replace(predictor.reading, max_pixels=config.max_image_pixels, **asked)
         _check_exported(config, spec)
     else:
-        network, _, classes = load_network(config, spec)
-        predictor = Predictor(network, eval_transform(config), names or classes, min(config.batch_size, len(images)),
-                              top_k=config.top_k, reading=reading_of(config))
+        opened = opened or open_network(config, spec)
+        predictor = Predictor(opened.network, eval_transform(config), names or opened.classes,
+                              min(config.batch_size, len(images)), top_k=config.top_k,
+                              reading=reading_of(config))
+        logger.info(f"{opened.engine} answers for {config.ckpt_path}.")
     with Waiting(f"Predicting {len(images)} image(s)"):
         results = predictor(images)
     if not predictor.given_names and predictor.class_names:
         shown = "ImageNet's are shown" if len(predictor.class_names) >= 1000 else "numbers are shown"
-        get_logger().info(f"No class names came with this network, so that {shown}; --class_names FILE gives others.")
+        logger.info(f"No class names came with this network, so that {shown}; --class_names FILE gives others.")
     print(format_table(results))
     if config.json:
         write_json(results, config.json)
@@ -57,6 +60,8 @@ def predict(config: Config, spec: ModelSpec) -> list[Result]:
 
 def _check_exported(config: Config, spec: ModelSpec) -> None:
     """Refuse an exported file that says it holds a network of another model."""
+    from common.export.description import read_description
+
     held = read_description(config.model_file).get("model", "")
     known = {*spec.variants, *spec.aliases, *(variant.partition("_")[0] for variant in spec.variants)}
     if held and held.lower().partition(" (")[0] not in map(str.lower, known):

@@ -23,7 +23,7 @@ from common.export.contents import Contents, Deployed
 from common.export.description import description_path, preprocessing_of
 from common.export.load import load_model
 from common.export.mindir_graph import read_graph
-from common.export.onnx_file import load_onnx
+from common.export.onnx_network import load_onnx
 from common.export.write import export_network
 from common.predict import Predictor
 from common.tasks.export import export as export_of_export

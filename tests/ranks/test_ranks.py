@@ -83,7 +83,7 @@ def test_evaluation_gives_the_same_text_on_any_number_of_ranks(case, seen, found
     assert {count for _, count, _ in results} == {seen}
 
 
-def test_any_batch_size_gives_the_same_text(found):
+def test_any_batch_size_and_either_engine_give_the_same_text(found):
     values = found[1][0][1]
     assert values["evaluation many 7"][0] == values["evaluation many 40"][0] != values["evaluation two 7"][0]
 

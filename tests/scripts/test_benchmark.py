@@ -3,17 +3,18 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import time
 
 import numpy as np
 import pytest
+from entry import ROOT, run, sentence
+from golden import Golden
 from PIL import Image
 
 from common.augment.pipeline import statistics, train_transform
 from common.config.load import from_mapping
 from common.errors import UserError
-from entry import ROOT, run, sentence
-from golden import Golden
 from scripts.benchmark import check_comparison, numbers, ratios
 from scripts.measure import Measurement, cpu_time, machine
 from scripts.pipelines import check_against, plain_image, settle
@@ -196,6 +197,13 @@ def test_help_names_the_options():
     result = run(SCRIPT, "--help")
     assert result.returncode == 0
     assert all(option in result.stdout for option in ("--model", "--mode", "--against", "--pynative", "--batch_size"))
+
+
+def test_both_engines_run_in_turn(tmp_path):
+    pytest.importorskip("onnxruntime")
+    result = run(SCRIPT, *TINY, "--steps", "2", "--mode", "infer", "--against", "onnxruntime", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"infer  MindSpore / onnxruntime: time [\d.]+, cpu time [\d.]+\n", result.stdout)
 
 
 @pytest.mark.slow
