@@ -134,8 +134,12 @@ def _of_framework(loaded: tuple[Any, Any, list[str]]) -> Opened:
 
 def _facts(config: Config, spec: ModelSpec, part: str) -> dict[str, Any]:
     """Return what an ONNX file follows from beside the checkpoint and the sources."""
+    try:
+        version = metadata.version("mindspore")
+    except metadata.PackageNotFoundError:  # a package of another name, or the framework's sources
+        version = ""
     return {"model": f"{spec.name} {config.model} {part}", "network": network_arguments(config), "ema": config.ema,
-            "inputs": _shape(config), "num_classes": config.num_classes, "mindspore": metadata.version("mindspore")}
+            "inputs": _shape(config), "num_classes": config.num_classes, "mindspore": version}
 
 
 def _sources(spec: ModelSpec) -> list[Path]:
