@@ -117,7 +117,7 @@ def test_every_requirement_is_pinned_to_one_version():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if line)
     assert set(pins(ROOT / "requirements.txt")) == {"mindspore", "numpy", "pyyaml", "pillow",
                                                     "opencv-python-headless", "tqdm", "psutil",
-                                                    "matplotlib", "onnx", "onnxruntime"}
+                                                    "matplotlib", "onnx", "onnxruntime", "decorator", "sympy"}
 
 
 def test_newest_supported_python_is_found(tmp_path):
