@@ -122,11 +122,9 @@ class Config:
                            "computed: less memory for more time", tasks=TRAINING_TASKS)
     open_profiler: bool = _run(False, "record a profile of the run; use it with epochs: 1", tasks=TRAINING_TASKS)
     log_interval: int = _run(100, "steps between two log lines within an epoch", ge=1, tasks=TRAINING_TASKS)
-    engine: str = _run("auto", "who answers in evaluation and prediction on a CPU: mindspore, or onnxruntime with an "
-                       "ONNX file, made once, compared with the network and kept in the folder .onnx beside the "
-                       "checkpoint; auto: onnxruntime where that is possible", choices=("auto", "mindspore",
-                                                                                        "onnxruntime"),
-                       tasks=("eval", "infer"))
+    engine: str = _run("auto", "CPU: who answers in evaluation and prediction; auto: onnxruntime where it can, with an "
+                       "ONNX file made once and kept beside the checkpoint, in .onnx", tasks=("eval", "infer"),
+                       choices=("auto", "mindspore", "onnxruntime"))
     num_threads: int = _run(0, "CPU threads of the framework; 0: the framework decides", ge=0)
 
     # data
