@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import platform
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any, Iterator
@@ -81,11 +82,26 @@ def _fusing() -> Iterator[None]:
     os.environ.setdefault("MS_GRAPH_KERNEL_TILING", "none")  # else it prints a line for each kernel
     ms.set_context(enable_graph_kernel=True, graph_kernel_flags=FLAGS, compile_cache_path=_folder())  # for the kernels
     try:
-        yield
+        with _children_can_be_ended():
+            yield
     finally:
         ms.set_context(enable_graph_kernel=False)
         if not was_there:
             left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _children_can_be_ended() -> Iterator[None]:
+    """Unblock SIGTERM inside the block, for processes that are started there.
+
+    A training blocks it, children inherit that, and the compiler, which ends children of its own by SIGTERM and waits,
+    would wait for ever. A signal to this process reaches it as before, see ``common.command``.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextlib.contextmanager
