@@ -15,6 +15,8 @@ from entry import ROOT
 from rank_jobs import launcher, logs, stop, with_own_python, write_images
 from trajectories import check
 
+from common.pictures.report import FILES
+
 WORKER = ROOT / "tests" / "rank_worker.py"
 CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
          2: ("evaluation", "sharding", "probe_norm", "steps", "synchronised", "replaced", "apart", "trajectories"),
@@ -91,7 +93,7 @@ def test_any_batch_size_and_either_engine_give_the_same_text(found):
 def test_a_report_is_the_same_on_any_number_of_ranks(found):
     reports = [{name: bytes.fromhex(content) for name, content in ranks[0][1]["report"].items()}
                for ranks in found.values()]
-    assert sorted(reports[0]) == ["classes.csv", "confusion.png", "mistakes.csv", "mistakes.png"]
+    assert sorted(reports[0]) == sorted(FILES)
     assert reports[0] == reports[1] == reports[2]
     rows = list(csv.DictReader(io.StringIO(reports[0]["classes.csv"].decode())))
     assert sum(int(row["images"]) for row in rows) == 101
