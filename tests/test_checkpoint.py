@@ -289,6 +289,10 @@ def test_checkpoints_inside_an_epoch_give_way_to_the_next_and_count_for_none_tha
         kept.append([path.name[4:-5] for path in folder.checkpoints()])
     assert kept == [["1_5"], ["1_5", "2_5"], ["1_5", "2_5", "3_2"], ["1_5", "2_5", "3_4"], ["2_5", "3_5"],
                     ["2_5", "3_5", "4_1"]]
+    for left in ((1, 5), (3, 4)):  # by a kill right after the newest was saved
+        folder.path_of(*left).touch()
+    folder.remove_before(folder.path_of(4, 1))
+    assert [path.name[4:-5] for path in folder.checkpoints()] == kept[-1]
 
 
 @pytest.mark.parametrize("keep, names", [(1, ["net_best.ckpt"]), (2, ["net_best.ckpt", "net_best_epoch2.ckpt",

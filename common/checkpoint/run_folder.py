@@ -81,14 +81,18 @@ class RunFolder:
         """
         self.lock.check()
         path = save_checkpoint(self.path_of(epoch, step), tensors, meta)
+        self.remove_before(path)
+        return path
+
+    def remove_before(self, path: Path) -> None:
+        """Delete what need not be kept beside a checkpoint: those inside epochs before it, the oldest beyond ``keep``."""
         earlier = self.checkpoints()
-        earlier = earlier[:earlier.index(path)]
+        earlier = earlier[:earlier.index(path)] if path in earlier else []  # it may be that of another run
         inside = [old for old in earlier if int(old.stem.rpartition("_")[2]) < self.steps_per_epoch]
         whole = [old for old in earlier if old not in inside]
-        kept = self.keep - (step >= self.steps_per_epoch)
+        kept = self.keep - (int(path.stem.rpartition("_")[2]) >= self.steps_per_epoch)
         for old in [*inside, *whole[:max(0, len(whole) - kept)]]:
             old.unlink(missing_ok=True)
-        return path
 
     def save_best(self, tensors: Mapping[str, Any], meta: Mapping[str, Any], epochs: Sequence[int],
                   same_as: Path | None = None) -> None:

@@ -57,9 +57,10 @@ def restore(run: Run, step: TrainStep) -> tuple[int, int]:
         bests = meta.get("bests", [(meta["best"], meta["best_epoch"])])  # earlier versions kept one
         state.bests = [(top1, epoch) for top1, epoch in bests[:config.keep_best_max] if epoch]
         logger.info(f"Continuing after epoch {epoch}{f' and {done} steps of the next' if done else ''} from {path}")
-        if run.runtime.is_main and config.save_checkpoint and state.best_epoch:
-            for sentence in run.folder.mend_best([epoch for _, epoch in state.bests], path):
+        if run.runtime.is_main and config.save_checkpoint:
+            for sentence in run.folder.mend_best([epoch for _, epoch in state.bests], path) if state.best_epoch else ():
                 logger.warning(sentence)
+            run.folder.remove_before(path)  # a kill may have come before that
     elif config.ckpt_path:
         report = _load_weights(config, run.spec, step)
         if step.ema_decay is not None:
