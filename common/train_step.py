@@ -74,6 +74,33 @@ class ReconstructionLoss(nn.Cell):
         return self.network(images, noise)[0]
 
 
+class FromBytes(nn.Cell):
+    """Normalises images that come as bytes, blends them where mixup asks for it, and hands them on.
+
+    Equal to ``common.augment`` but for the rounding of float32: there (v / 255 - mean) / std is rounded once.
+
+    Args:
+        network_with_loss: takes float32 images, and the other columns.
+        mean: per channel, for pixel values in 0..1.
+        std: alike.
+
+    Inputs: images uint8 (B, C, H, W), labels or noise, and perhaps the share float32 (1,) of image B-1-i in image i.
+    """
+
+    def __init__(self, network_with_loss: nn.Cell, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(auto_prefix=False)
+        self.network_with_loss = network_with_loss
+        mean, std = (np.reshape(values, (1, -1, 1, 1)).astype(np.float64) for values in (mean, std))
+        self.scale, self.shift = Tensor(1 / (255 * std), ms.float32), Tensor(-mean / std, ms.float32)
+        self.reverse = ops.ReverseV2((0,))
+
+    def construct(self, images, targets, share=None):
+        images = ops.cast(images, ms.float32) * self.scale + self.shift
+        if share is not None:
+            images = images + (self.reverse(images) - images) * share
+        return self.network_with_loss(images, targets)
+
+
 class TrainStep(nn.Cell):
     """Consumes one micro-batch, and updates the weights after every ``accumulation_steps`` of them.
 

@@ -23,11 +23,13 @@ _QUIET = 0.3  # seconds without work that mean rest
 
 def our_pipeline(config: Config, steps: int) -> tuple[dict, Step]:
     """The training batches as a training gets them; ``run`` takes ``steps`` of them from the running pipeline."""
+    from common.augment.pipeline import sends_bytes
     from common.dataset.batches import train_batches
     from common.dataset.sources import open_samples
 
     samples = open_samples(config, "train")
-    batches = train_batches(config, samples, rank=0, world_size=1)
+    device = "CPU" if config.device_target == "auto" else config.device_target
+    batches = train_batches(config, samples, rank=0, world_size=1, as_bytes=sends_bytes(config, device))
     workers = batches.num_parallel_workers
     warm = 4 * workers  # fills what waits between the stages, so that the rest comes as fast as it is made
     iterator = batches.create_tuple_iterator(num_epochs=-1)

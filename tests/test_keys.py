@@ -94,6 +94,7 @@ PROVED = {  # test -> the keys that it would miss
     "dataset/test_batches.py::test_repeated_augmentation_is_exact_on_any_number_of_ranks": "repeated_augmentation",
     "dataset/test_fast_decode.py::test_keys_for_reading_reach_the_reader": "exif max_image_pixels",
     "dataset/test_fast_decode.py::test_the_key_chooses_between_nearly_the_same_crops_and_pils_own": "fast_decode",
+    "dataset/test_bytes.py::test_a_training_from_bytes_is_that_from_numbers": "normalize_on",
     "dataset/test_stores.py::test_a_cache_changes_nothing_and_outlives_its_source": "data_cache",
     "test_keys.py::test_keys_of_the_cache_reach_it": "data_cache_gb data_cache_form",
     "dataset/test_batches.py::test_mixing_ends_at_its_epoch_and_targets_stay_soft": "mixup_off_epoch",

@@ -85,21 +85,36 @@ class Mixer:
         Returns:
             The images, and float32 targets of shape (B, K), whose rows sum to 1.
         """
-        targets = smooth_one_hot(labels, self.num_classes, self.smoothing)
+        images, targets, partner = self.without_blending(images, labels, rng)
+        if partner:
+            if not images.flags.writeable:
+                images = images.copy()
+            _blend(images, partner)
+        return images, targets
+
+    def without_blending(self, images: np.ndarray, labels: np.ndarray,
+                         rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """Mix one batch but for mixup's blending, which is left to the caller: so ``images`` may also be bytes.
+
+        Returns:
+            The images, the targets, and the share of its partner that mixup wants in an image: image i becomes
+            image i + share * (image B-1-i - image i).
+        """
+        targets, share = smooth_one_hot(labels, self.num_classes, self.smoothing), np.float32(0)
         if rng.random() >= self.prob or not (self.mixup_alpha or self.cutmix_alpha):
-            return images, targets
-        if not images.flags.writeable:
-            images = images.copy()
+            return images, targets, share
         use_cutmix = bool(self.cutmix_alpha) and (not self.mixup_alpha or rng.random() < self.switch_prob)
         if use_cutmix:
             lam = rng.beta(self.cutmix_alpha, self.cutmix_alpha)
             top, bottom, left, right = cutmix_box(*images.shape[2:], lam, rng)
+            if not images.flags.writeable:
+                images = images.copy()
             _exchange(images[:, :, top:bottom, left:right])
             own = 1.0 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])
         else:
             own = rng.beta(self.mixup_alpha, self.mixup_alpha)
-            _blend(images, own)
-        return images, np.float32(own) * targets + np.float32(1.0 - own) * targets[::-1]
+            share = np.float32(1.0 - own)
+        return images, np.float32(own) * targets + np.float32(1.0 - own) * targets[::-1], share
 
 
 def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -118,8 +133,8 @@ def cutmix_box(height: int, width: int, lam: float, rng: np.random.Generator) ->
             max(column - half_width, 0), min(column + half_width, width))
 
 
-def _blend(images: np.ndarray, own: float) -> None:
-    """Replace image i by own * image i + (1 - own) * image B-1-i, in place.
+def _blend(images: np.ndarray, share: np.float32) -> None:
+    """Replace image i by (1 - share) * image i + share * image B-1-i, in place.
 
     Pair by pair, so that the working set stays in the cache: several times faster than a large batch as a whole.
     """
@@ -128,7 +143,7 @@ def _blend(images: np.ndarray, own: float) -> None:
     for i in range(count // 2):
         first, second = images[i], images[count - 1 - i]
         np.subtract(first, second, out=difference)
-        difference *= np.float32(1.0 - own)
+        difference *= share
         first -= difference
         second += difference
 

@@ -250,10 +250,14 @@ class Normalize:
         return out
 
 
-def channels_first(image: Image.Image) -> np.ndarray:
-    """Return the pixels of an RGB or L image, uint8 (C, H, W)."""
+def channels_first(image: Pixels, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the pixels of an RGB or L image, uint8 (C, H, W), written into ``out`` where that is given."""
     pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    if out is None:
+        out = np.empty((pixels.size // (pixels.shape[0] * pixels.shape[1]), *pixels.shape[:2]), np.uint8)
+    for plane, target in zip(cv2.split(pixels), out):
+        target[:] = plane
+    return out
 
 
 _JITTERED = (brightness, contrast, color)

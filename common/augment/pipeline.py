@@ -34,7 +34,26 @@ INTERPOLATIONS = {
 LUMA = (0.299, 0.587, 0.114)  # the weights with which PIL turns RGB into grey (ITU-R 601)
 
 
-def train_transform(config: Any) -> Callable[[Image.Image, np.random.Generator], np.ndarray]:
+def sends_bytes(config: Any, device: str) -> bool:
+    """Whether training images go to the device as bytes, to be normalised and blended there.
+
+    A quarter of the bytes to copy, and less work for the processes that feed a card; on a CPU it would be the same
+    cores. Erasing writes what no byte can hold.
+
+    Args:
+        config: reads normalize_on, re_prob.
+        device: CPU, GPU or Ascend.
+
+    Raises:
+        UserError: where it is asked for and cannot be.
+    """
+    if config.normalize_on == "device" and config.re_prob:
+        raise UserError(f"normalize_on: device cannot be together with re_prob: {config.re_prob:g}, which erases in "
+                        "normalised images; choose auto or workers.")
+    return config.normalize_on == "device" or config.normalize_on == "auto" and device != "CPU" and not config.re_prob
+
+
+def train_transform(config: Any, as_bytes: bool = False) -> Callable[[Image.Image, np.random.Generator], np.ndarray]:
     """Build the training pipeline of a configuration.
 
     ``auto_augment`` replaces ``color_jitter`` where both are given, as in the recipes of the field that list both; 3a
@@ -43,6 +62,7 @@ def train_transform(config: Any) -> Callable[[Image.Image, np.random.Generator],
     Args:
         config: reads image_size, in_channels, dataset, mean, std, scale, ratio, interpolation, hflip, vflip,
             color_jitter, auto_augment, re_prob, re_mode, re_count, and task: ``linprobe`` takes ``single_draw_box``.
+        as_bytes: leave out the normalisation (and erase nothing); the result is then uint8.
 
     Returns:
         A picklable function (PIL RGB image, generator) -> float32 (C, image_size, image_size). It keeps no state: the
@@ -61,7 +81,7 @@ def train_transform(config: Any) -> Callable[[Image.Image, np.random.Generator],
         size=config.image_size, grey=config.in_channels == 1, single_draw=config.task == "linprobe",
         scale=tuple(config.scale), ratio=tuple(config.ratio), resample=resample, hflip=config.hflip, vflip=config.vflip,
         augment=auto_augment(config.auto_augment, fill, resample), jitter=jitter,
-        normalize=Normalize(mean, std), erase=RandomErasing(config.re_prob, config.re_mode, config.re_count))
+        normalize=channels_first if as_bytes else Normalize(mean, std), erase=RandomErasing(config.re_prob, config.re_mode, config.re_count))
 
 
 def eval_transform(config: Any) -> Callable[[Image.Image], np.ndarray]:
@@ -168,11 +188,11 @@ class TrainTransform:
     vflip: float
     jitter: ColorJitter | None
     augment: Callable[[Pixels, np.random.Generator], Pixels]
-    normalize: Normalize
+    normalize: Callable[..., np.ndarray]
     erase: RandomErasing
 
     def __call__(self, picture: Picture, rng: np.random.Generator, out: np.ndarray | None = None) -> np.ndarray:
-        """Return float32 (C, size, size); written into ``out`` where that is given."""
+        """Return float32 (C, size, size), or uint8 without normalisation; written into ``out`` where that is given."""
         image = self.crop(picture, rng)
         if rng.random() < self.hflip:
             image = _flip(image, Image.Transpose.FLIP_LEFT_RIGHT)

@@ -149,6 +149,9 @@ class Config:
     fast_decode: bool = _data(True, "decode, resize, rotate and shear with OpenCV, 0.4 of 255 grey levels from PIL's "
                               "pixels in the mean, up to 1.6 where rotated; false: PIL's pixels to the bit",
                               tasks=TRAINING_TASKS)
+    normalize_on: str = _data("auto", "where training images become normalised numbers and mixup blends: the workers, "
+                              "or the device, to which bytes are sent; auto: the device, but for a CPU and for re_prob",
+                              choices=("auto", "device", "workers"), tasks=TRAINING_TASKS)
     data_cache: str = _data("", "folder on a fast disk or in memory (/dev/shm/NAME) that keeps images once read",
                             path=True, tasks=DATA_TASKS)
     data_cache_form: str = _data("encoded", "what data_cache keeps: files, or pixels: larger, with nothing to decode",

@@ -81,24 +81,29 @@ class TrainBatches:
         world_size: number of ranks.
         noise_length: for a masked autoencoder the number L of patches: its batches are (image, noise) with noise
             float32 (B, L) uniform in [0, 1); 0: (image, label).
+        as_bytes: give images as uint8, to be normalised and blended by ``common.train_step.FromBytes``; with mixup
+            there is a third column, the share of its partner in each image, float32 (1,).
     """
 
-    def __init__(self, config: Config, samples: Samples, rank: int, world_size: int, noise_length: int = 0):
+    def __init__(self, config: Config, samples: Samples, rank: int, world_size: int, noise_length: int = 0,
+                 as_bytes: bool = False):
         self.config, self.samples, self.rank, self.noise_length = config, samples, rank, noise_length
         self.global_batch = config.batch_size * world_size
         self.length = count_steps(config, len(samples), world_size) * config.accumulation_steps
         self.epoch_length = steps_of_epoch(config, len(samples), world_size) * config.accumulation_steps
-        self.transforms = [train_transform(config)]
+        self.transforms = [train_transform(config, as_bytes)]
         copies = kind_of(config).copies
         if copies > 1 and not noise_length:
             if config.mixup or config.cutmix:
                 raise UserError(f"loss: {config.loss} compares copies of one image and takes no mixed ones; set mixup: "
                                 "0 and cutmix: 0.")
-            clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0))
+            clean = train_transform(dataclasses.replace(config, auto_augment="", color_jitter=None, re_prob=0.0), as_bytes)
             self.transforms = [clean] + self.transforms * (copies - 1)
         side = config.image_size
         self.shape = (len(self.transforms) * config.batch_size, config.in_channels, side, side)
+        self.dtype = np.dtype(np.uint8 if as_bytes else np.float32)
         self.mixer = mixer(config) if soft_targets(config) and not noise_length else None
+        self.leaves_blending = as_bytes and self.mixer is not None and config.mixup > 0
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -129,11 +134,14 @@ class TrainBatches:
         order = self.order(epoch)
         return order[rows // repeats % len(order)], rows % repeats
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image float32 (B, C, H, W), and label int32 (B,), soft float32 (B, K), or noise float32 (B, L)."""
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
+        """Return image float32 (B, C, H, W), and label int32 (B,), soft float32 (B, K), or noise float32 (B, L).
+
+        As bytes: image uint8, and with mixup a third array, see the class.
+        """
         config = self.config
         epoch, position = divmod(int(number), self.length)
-        images, count = np.empty(self.shape, np.float32), config.batch_size
+        images, count = np.empty(self.shape, self.dtype), config.batch_size
         labels = np.empty(count, np.int32)
         noise = np.empty((count, self.noise_length), np.float32)
         for row, (index, repeat) in enumerate(np.stack(self.places(epoch, position), axis=1).tolist()):
@@ -147,8 +155,11 @@ class TrainBatches:
         if self.mixer is None:
             return images, labels
         if 0 < config.mixup_off_epoch <= epoch:
-            return images, smooth_one_hot(labels, config.num_classes, self.mixer.smoothing)
-        return self.mixer(images, labels, generator(config.seed, _MIX, epoch, position, self.rank))
+            mixed = images, smooth_one_hot(labels, config.num_classes, self.mixer.smoothing), np.float32(0)
+        else:
+            mix = self.mixer.without_blending if self.leaves_blending else self.mixer
+            mixed = mix(images, labels, generator(config.seed, _MIX, epoch, position, self.rank))
+        return (*mixed[:2], mixed[2].reshape(1)) if self.leaves_blending else mixed[:2]
 
     def _fill(self, rows: np.ndarray, epoch: int, index: int, repeat: int) -> int:
         """Write the forms of one image into ``rows``, float32 (forms, C, H, W), and return its label.
@@ -184,14 +195,14 @@ class EvalBatches:
         self.length = -(-len(samples) // self.stride)
         self.transform = eval_transform(config)
         side = config.eval_image_size or config.image_size
-        self.shape = (self.batch, config.in_channels, side, side)
+        self.shape, self.dtype = (self.batch, config.in_channels, side, side), np.dtype(np.float32)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image float32 (B, C, H, W) and label int32 (B,)."""
-        images, labels = np.zeros(self.shape, np.float32), np.full(self.batch, -1, np.int32)
+        images, labels = np.zeros(self.shape, self.dtype), np.full(self.batch, -1, np.int32)
         start = self.first + int(number) % self.length * self.stride
         for row, index in enumerate(range(start, min(start + self.batch, len(self.samples)))):
             try:
@@ -223,7 +234,7 @@ class _Numbers(ds.Sampler):
 
 
 def train_batches(config: Config, samples: Samples, *, rank: int, world_size: int, start_epoch: int = 0,
-                  start_batch: int = 0, noise_length: int = 0) -> ds.GeneratorDataset:
+                  start_batch: int = 0, noise_length: int = 0, as_bytes: bool = False) -> ds.GeneratorDataset:
     """Return the training batches; each epoch of the framework is the next epoch of the run.
 
     Args:
@@ -234,16 +245,17 @@ def train_batches(config: Config, samples: Samples, *, rank: int, world_size: in
         start_epoch: the epoch that the first iteration gives; do not use ``set_init_step`` besides.
         start_batch: the first batch of that epoch, whose rest is then all there is: a data set has one length.
         noise_length: see ``TrainBatches``.
+        as_bytes: see ``TrainBatches``.
 
     Returns:
-        A data set with the columns image and label, or image and noise.
+        A data set with the columns image and label, or image and noise; perhaps also share.
 
     Raises:
         UserError: if the images do not fill one step.
     """
-    source = TrainBatches(config, samples, rank, world_size, noise_length)
+    source = TrainBatches(config, samples, rank, world_size, noise_length, as_bytes)
     workers = _workers("num_workers", config.num_workers, samples, config.image_size)
-    columns = ["image", "noise" if noise_length else "label"]
+    columns = ["image", "noise" if noise_length else "label"] + ["share"] * source.leaves_blending
     numbers = _Numbers(source.epoch_length - start_batch, start_epoch * source.epoch_length + start_batch)
     return _pipeline(source, columns, config, numbers, workers)
 
@@ -280,7 +292,7 @@ def _pipeline(source: TrainBatches | EvalBatches, columns: list[str], config: Co
     ds.config.set_prefetch_size(_PREFETCH)
     if workers > 1 and processes:
         cv2.setNumThreads(0)  # OpenCV's own threads do not live on in a forked process, which would wait for them
-        needed = workers * 2 * _PREFETCH * 4 * int(np.prod(source.shape))  # bytes
+        needed = workers * 2 * _PREFETCH * source.dtype.itemsize * int(np.prod(source.shape))  # bytes
         if os.path.isdir(_SHARED_MEMORY) and shutil.disk_usage(_SHARED_MEMORY).free < needed:
             _tell_once(f"{_SHARED_MEMORY} has less than the {needed >> 20} MB that {workers} workers can fill; batches "
                        "go through pipes, which is slower (give the container more shared memory, or fewer workers)")

@@ -23,6 +23,7 @@ from mindspore import amp, nn
 from mindspore.dataset import GeneratorDataset
 from mindspore.train import Callback, Model
 
+from common.augment.pipeline import sends_bytes, statistics
 from common.callback.epoch import callbacks, draw_all_curves
 from common.callback.tensorboard import check_tensorboard
 from common.checkpoint.weights import HEAD
@@ -44,7 +45,7 @@ from common.spec import ModelSpec
 from common.tasks.evaluate import evaluation
 from common.tasks.loop import train_in_the_open
 from common.tasks.resume import restore
-from common.train_step import ClassifierLoss, ReconstructionLoss, TrainStep
+from common.train_step import ClassifierLoss, FromBytes, ReconstructionLoss, TrainStep
 
 
 def train(config: Config, spec: ModelSpec, in_the_open: bool = False) -> TrainingState:
@@ -76,7 +77,8 @@ def train(config: Config, spec: ModelSpec, in_the_open: bool = False) -> Trainin
     network = build_network(config, spec, runtime.world_size)
     if config.task == "linprobe":
         freeze_body(network)
-    step = build_step(config, spec, network, lr, runtime)
+    as_bytes = sends_bytes(config, runtime.device)
+    step = build_step(config, spec, network, lr, runtime, as_bytes)
     start_epoch, start_step = done = restore(run, step)
     complete = start_epoch >= config.epochs
     card = Card(run, _count(network), eval_samples, None if complete else done) if runtime.is_main else None
@@ -100,7 +102,7 @@ def train(config: Config, spec: ModelSpec, in_the_open: bool = False) -> Trainin
     evaluate = evaluation(config, eval_samples, network, runtime) if eval_samples is not None else None
     around = callbacks(run, step, evaluate, start_epoch, card)
     data = functools.partial(train_batches, config, samples, rank=runtime.rank, world_size=runtime.world_size,
-                             noise_length=network.noise_length if pretraining else 0)
+                             noise_length=network.noise_length if pretraining else 0, as_bytes=as_bytes)
     if start_step:
         finish_epoch(run, step, around, data, start_epoch)
         start_epoch += 1
@@ -137,10 +139,12 @@ def freeze_body(network: nn.Cell) -> None:
         parameter.requires_grad = parameter.requires_grad and bool(HEAD.search(parameter.name))
 
 
-def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray, runtime: Runtime) -> TrainStep:
-    """Assemble loss, optimizer and training step."""
+def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray, runtime: Runtime,
+               as_bytes: bool = False) -> TrainStep:
+    """Assemble loss, optimizer and training step; ``as_bytes``: of images that are not normalised yet."""
     optimizer = build_optimizer(config, spec, network, lr)
     loss = ReconstructionLoss(network) if config.task == "pretrain" else ClassifierLoss(network, build_loss(config))
+    loss = FromBytes(loss, *statistics(config)) if as_bytes else loss
     step = TrainStep(loss, network, optimizer,
                      accumulation_steps=config.accumulation_steps, loss_scale=config.loss_scale,
                      dynamic_loss_scale=config.dynamic_loss_scale, scale_window=config.loss_scale_window,
