@@ -46,6 +46,14 @@ def test_a_picture_decoded_down_to_its_crop_has_the_pixels_of_the_whole_one(more
     assert capfd.readouterr().err == ""  # nothing that the decoder would complain of
 
 
+def test_a_file_of_several_pictures_is_decoded_as_a_whole(capfd):
+    out = io.BytesIO()
+    photograph().save(out, "MPO", save_all=True, append_images=[photograph(seed=1)])
+    pixels, _ = open_picture(out.getvalue(), "x").crop((0, 0, 50, 50), 50)
+    np.testing.assert_array_equal(pixels, pil(out.getvalue()))
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("make", [
     lambda image: jpeg(image.convert("CMYK")),
     lambda image: jpeg(image, exif=exif(6)),
