@@ -14,7 +14,6 @@ from common.config import written
 from common.config.datasets import DATASETS
 
 CALLER_VARIABLE = "ZOO_CALLER"  # environment: the folder in which the user started a launch script
-
 SECTIONS = {
     "run": "Device, precision, reproducibility",
     "data": "Data set and loading",
@@ -146,12 +145,10 @@ class Config:
                           choices=("raise", "skip"), tasks=DATA_TASKS)
     exif: bool = _data(True, "turn images as the camera noted it, scale 16-bit grey; false: PIL's RGB, as the authors")
     max_image_pixels: int = _data(178_956_970, "largest width x height; a larger image counts as broken", ge=1)
-    fast_decode: bool = _data(True, "decode, resize, rotate and shear with OpenCV, 0.4 of 255 grey levels from PIL's "
-                              "pixels in the mean, up to 1.6 where rotated; false: PIL's pixels to the bit",
-                              tasks=TRAINING_TASKS)
-    normalize_on: str = _data("auto", "where training images become normalised numbers and mixup blends: the workers, "
-                              "or the device, to which bytes are sent; auto: the device, but for a CPU and for re_prob",
-                              choices=("auto", "device", "workers"), tasks=TRAINING_TASKS)
+    fast_decode: bool = _data(True, "decode, resize and rotate with OpenCV, in the mean 0.4 of 255 grey levels from "
+                              "PIL (rotated 1.6); false: PIL's pixels to the bit", tasks=TRAINING_TASKS)
+    normalize_on: str = _data("auto", "where images are normalised and blended; auto: workers for a CPU or re_prob, "
+                              "else device", choices=("auto", "device", "workers"), tasks=TRAINING_TASKS)
     data_cache: str = _data("", "folder on a fast disk or in memory (/dev/shm/NAME) that keeps images once read",
                             path=True, tasks=DATA_TASKS)
     data_cache_form: str = _data("encoded", "what data_cache keeps: files, or pixels: larger, with nothing to decode",
