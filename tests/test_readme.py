@@ -475,6 +475,9 @@ def test_the_commands_of_a_readme_work_one_after_the_other(file, tmp_path):
     if any("onnxruntime" in code for code in blocks(ROOT / file, "python")):
         pytest.importorskip("onnxruntime")
     reader = Reader(tmp_path, FOLLOWED[file])
+    for image in reader.images.glob("*/*/*.png"):
+        if image.stem[-1] not in "05":
+            image.unlink()  # a fifth of the digits is enough for commands
     chain = [command for command in commands(ROOT / file) if command.is_python and not command.launcher]
     assert {"train", "eval", "export", "infer"} <= {task_of(command.script) for command in chain}
     for command in chain:
