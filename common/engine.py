@@ -1,7 +1,7 @@
 """Who answers in evaluation and prediction: the framework, or, on a CPU, onnxruntime. Imports without MindSpore.
 
-onnxruntime needs a third to two thirds of the framework's time, and does not compile for seconds. The ONNX file is made
-of the network once for a checkpoint, compared with the network, and kept beside the checkpoint
+onnxruntime does not compile for seconds before it answers (``common/README.md`` has figures). The ONNX file is made of
+the network once for a checkpoint, compared with the network, and kept beside the checkpoint
 (``common.export.cache``); where it lies there already, MindSpore is not even imported. Whatever is in the way, the
 framework answers, and the log says why.
 """
