@@ -76,7 +76,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             header = json.loads(file.read(length)) if begin <= size else None
             for name, entry in header.items():
                 if name == "__metadata__":
-                    meta = dict(json.loads(entry.get(META, "{}")))
+                    meta = json.loads(entry.get(META, "{}"))
+                    meta["config"] = dict(meta.get("config", {}))
                     continue
                 kind, (first, last) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
                 if not 0 <= first <= last <= size - begin or last - first != math.prod(entry["shape"]) * kind.itemsize:

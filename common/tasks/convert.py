@@ -34,6 +34,7 @@ def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_c
 
     source = read(path)
     variant, settings = spec.recognise(source.tensors, model, num_classes)
+    settings = _trained_with(source.meta, spec) | settings
     network = spec.build(variant, **settings)
     converted = spec.convert(source.tensors)
     part = f" from its part '{source.part}'" if source.part else ""
@@ -53,7 +54,10 @@ def to_checkpoint(spec: ModelSpec, path: Path, out: Path, model: str = "", num_c
     weights = weights_of(network)
     if not settings.get("num_classes", 1):
         settings.pop("num_classes")  # weights without a head fit any number of classes
-    meta = {"family": spec.name, "model": variant, "source": path.name, "config": {"model": variant, **settings}}
+    meta = {"family": spec.name, "model": variant, "source": path.name,
+            "config": {"model": variant, **settings, **_preparation(source.meta)}}
+    if num_classes is None and source.meta.get("classes"):
+        meta["classes"] = source.meta["classes"]
     save_checkpoint(out, weights, meta)
 
 
@@ -87,9 +91,8 @@ def to_safetensors(spec: ModelSpec, path: Path, out: Path, model: str = "", say:
     say(f"matched: {len(report.matched)}")
     _say_dead(say, report.dead)
     say(_variant(spec, variant, settings))
-    held = meta.get("config", {})
     description = {"family": spec.name, "model": variant, "classes": meta.get("classes", []),
-                   "config": settings | {key: held[key] for key in PREPARATION if key in held}}
+                   "config": settings | _preparation(meta)}
     theirs = spec.restore(ours)
     write_safetensors(out, theirs, description)
     return theirs
@@ -99,6 +102,12 @@ def _trained_with(meta: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
     """Return the arguments of the network that a checkpoint names; some, such as heads, cannot be seen in shapes."""
     held = meta.get("config", {})
     return {key: held[key] for key in network_keys(spec.options or Config) if held.get(key) is not None}
+
+
+def _preparation(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a file says that images are prepared."""
+    held = meta.get("config", {})
+    return {key: held[key] for key in PREPARATION if key in held}
 
 
 def _say_differences(say: Say, network: Mapping[str, Sequence[int]], tensors: Mapping[str, np.ndarray]) -> None:
