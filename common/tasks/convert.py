@@ -281,7 +281,7 @@ def _read_again(spec: ModelSpec, path: Path) -> tuple[str, dict[str, Any], Any]:
 
     tensors, meta = load_checkpoint(path) if path.suffix == ".ckpt" else (read_tensors(path), {})
     variant, settings = spec.recognise(tensors)
-    settings |= {key: value for key, value in meta.get("config", {}).items() if key != "model"}
+    settings = _trained_with(meta, spec) | settings
     network = spec.build(variant, **settings)
     load_into(network, spec.convert(tensors), path, dead=spec.dead)
     return variant, settings, network

@@ -165,8 +165,8 @@ def test_prediction_needs_only_a_checkpoint_and_an_image(workflow, tmp_path):
     Image.fromarray(load_digits("eval")[0][0]).save(tmp_path / "digit.png")
     answers = []
     for source in (("--ckpt_path", folder / "ckpt" / "small-4_22.ckpt"), ("--model_file", folder / "net.mindir")):
-        result = run("convmlp/infer.py", *source, "--image", tmp_path / "digit.png", "--json", tmp_path / "a.json",
-                     ONEDNN_VERBOSE="1")
+        result = run("convmlp/infer.py", *source, "--engine", "mindspore", "--image", tmp_path / "digit.png", "--json",
+                     tmp_path / "a.json", ONEDNN_VERBOSE="1")
         assert result.returncode == 0, result.stderr
         assert len(kernels(result)) > 10 and not [name for name in kernels(result) if "ref" in name]
         answers.append([entry["probability"] for entry in json.loads((tmp_path / "a.json").read_text())[0]["top"]])

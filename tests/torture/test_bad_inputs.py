@@ -10,7 +10,7 @@ SEED = 13
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.torture)])
 def test_bad_inputs_are_a_sentence(count, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("common.main.run", lambda config, spec: None)  # the configuration is checked, and no more
+    monkeypatch.setattr("common.main.run", lambda *_: None)  # the configuration is checked, and no more
     monkeypatch.setattr("common.launch.__main__.start", lambda *_, **__: 0)
     monkeypatch.setattr("common.launch.__main__.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
     monkeypatch.setattr("common.dataset.digits.write_digits", lambda folder: (folder, folder))
