@@ -21,6 +21,7 @@ from typing import Any, Iterator
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.graph import api
 
 from common.files import ROOT, make_folder, write_whole
 from common.logger import get_logger
@@ -54,6 +55,8 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
         fused = False
     if cache:
         make_folder("compile_cache", cache)
+        if not Path(api.entry_script_path or "").is_file():
+            api.entry_script_path = None  # else the framework opens what the program was started from, as the "-c"
     if not fused and not cache:
         return cell
     compile_plainly, known = cell.compile, set()
