@@ -190,7 +190,7 @@ def test_mistake_is_one_sentence(arguments, message):
 def test_comparison_is_of_the_published_network():
     config = from_mapping({"model": "gmlp_ti", "depth": 2}, "test")
     with pytest.raises(UserError, match="leave out depth" if HAS_TORCH else "pip install torch timm"):
-        check_comparison(config)
+        check_comparison(config, "torch")
 
 
 def test_help_names_the_options():
