@@ -77,6 +77,16 @@ def test_a_digest_differs_with_everything_that_a_graph_depends_on(monkeypatch):
     assert digest(kinds[0]) != before
 
 
+def test_the_step_of_a_training_is_known_again():
+    """The framework notes in it when it was made."""
+    from common.tasks.train import build_step
+    from gmlp.src.spec import SPEC
+
+    config = from_mapping({"ema": True}, "test")
+    first, second = (digest(build_step(config, SPEC, Linear(4, 3), np.ones(2, np.float32), Runtime())) for _ in range(2))
+    assert first == second
+
+
 @pytest.mark.parametrize("keys, world_size, asked", [
     ({}, 1, (True, "")), ({"graph_kernel": False}, 1, (False, "")), ({"amp_level": "O2"}, 1, (False, "")),
     ({"compile_cache": "graphs"}, 1, (True, "graphs")), ({"mode": "pynative"}, 1, None), ({}, 2, None)])

@@ -197,6 +197,9 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
         yield from _parts((value.func, value.args, value.keywords), seen)
     elif callable(value) and hasattr(value, "__qualname__"):
         yield value.__module__, value.__qualname__
-        yield from _parts([cell.cell_contents for cell in getattr(value, "__closure__", None) or ()], seen)
+        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        if value.__module__.startswith("mindspore."):  # of the framework's own, which remember when they were made
+            held = [one for one in held if not isinstance(one, int)]
+        yield from _parts(held, seen)
     elif isinstance(value, ms.dtype.Type):
         yield str(value)

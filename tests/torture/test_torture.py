@@ -29,7 +29,8 @@ from mae.src.spec import SPEC as MAE
 
 SEED = 20
 # The last epoch's network is not the best, one epoch has no checkpoint of its own, and the oldest checkpoint goes.
-SMALL = TINY | {"image_size": 8, "embed_dim": 8, "depth": 1, "batch_size": 256, "accumulation_steps": 2, "epochs": 4,
+SMALL = TINY | {"model": "gmlp_ti", "image_size": 8, "embed_dim": 8, "depth": 1, "batch_size": 256,
+                "accumulation_steps": 2, "epochs": 4,
                 "warmup_epochs": 0, "lr": 0.03, "ema": True, "ema_decay": 0.5, "save_checkpoint_epochs": 2,
                 "keep_checkpoint_max": 1, "keep_best_max": 2, "save_checkpoint_steps": 1}
 MODELS = {
