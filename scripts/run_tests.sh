@@ -14,7 +14,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 
 seconds=5000
-duration="The ordinary tests: about half an hour on two quiet cores."
+duration="The ordinary tests: about a quarter of an hour on two quiet cores."
 for argument in "$@"; do
     case "$argument" in
         -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
