@@ -3,6 +3,7 @@
 Imports no MindSpore.
 """
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from common.errors import UserError, user_sentence
 
@@ -75,9 +76,10 @@ class Ending:
     """Ends the process when Ctrl-C is pressed (exit code 130) or a platform ends the job (SIGTERM, 143).
 
     At once, or, where there is something to save, after whoever works has saved it and calls ``leave``; a second signal
-    ends at once then too. MindSpore handles Ctrl-C itself once it computes, and may then wait for ever for its own data
-    workers. So the signals are blocked in every thread but one, which waits for them. Threads that libraries have begun
-    before cannot be reached; a signal that one of them gets is passed on through a pipe.
+    ends at once then too. MindSpore handles Ctrl-C itself once it computes: it makes a SIGTERM of it, and may then wait
+    for ever for its own data workers. So the signals are blocked in every thread but one, which waits for them. Threads
+    that libraries have begun before cannot be reached, but by ``held_back`` around their imports; a signal that one of
+    them gets is passed on through a pipe.
 
     Attributes:
         rescue: is done before the end; a further signal does not wait for it.
@@ -140,6 +142,16 @@ class Ending:
 
 
 ENDING = Ending()  # of this process
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let a signal wait while a library is imported that begins threads (NumPy): they will leave signals to others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, Ending.SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _be_ended_by_parent() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
-from common.command import ENDING, refuse
+from common.command import ENDING, held_back, refuse
 
 PACKAGES = ("mindspore", "numpy", "yaml", "PIL", "cv2", "tqdm", "psutil")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -15,6 +15,9 @@ if MISSING:  # before anything imports them: entry points import this module fir
     print(f"error: {sys.executable} lacks {', '.join(MISSING)}; run 'pip install -r requirements.txt' with it, or use "
           "the environment that scripts/quickstart.sh makes (.venv/bin/python).", file=sys.stderr)
     sys.exit(2)
+
+with held_back():
+    import numpy  # noqa: F401
 
 from common.checkpoint.meta import read_meta
 from common.cloud.staging import send_unfinished, staged

@@ -6,10 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-import numpy as np
+from common.command import ENDING, Parser, held_back, refuse
+
+with held_back():
+    import numpy as np
 
 from common.checkpoint.foreign import read, read_tensors, write_safetensors
-from common.command import ENDING, Parser, refuse
 from common.config.options import Config, network_keys
 from common.context.device import prepare_environment
 from common.errors import UserError

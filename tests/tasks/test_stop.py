@@ -65,6 +65,22 @@ def test_the_first_signal_lets_a_training_save_and_the_second_ends_it(waiting, n
     assert "a second signal stops at once" in process.stderr.read()
 
 
+@pytest.mark.parametrize("module", ["common.main", "common.tasks.convert"])
+def test_threads_that_libraries_begin_during_the_imports_leave_signals_to_us(module):
+    # one that takes Ctrl-C runs MindSpore's handler, which makes a SIGTERM of it: code 143 instead of 130
+    program = f"""
+import os, sys
+import {module}
+from pathlib import Path
+print(*(path.read_text().split("SigBlk:")[1].split()[0] for path in Path("/proc/self/task").glob(
+    "*/status") if path.parent.name != str(os.getpid())))
+"""
+    shown = run("-c", program, cwd=ROOT, OPENBLAS_NUM_THREADS="2")
+    wanted = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM))
+    masks = [int(mask, 16) & wanted for mask in shown.stdout.split()]
+    assert masks and set(masks) == {wanted}, shown
+
+
 def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_there(tmp_path):
     """The signal goes to all processes of the job, also to those that read images."""
     write = run("-m", "common.dataset.digits", "write", tmp_path)
