@@ -1,43 +1,40 @@
-"""Try whether the tests notice mistakes: change one operator or number at a time and run the tests of its room.
+"""Try whether the tests notice mistakes: change one operator or number at a time and run the tests that reach it.
 
-``python scripts/mutate.py --count 50`` changes 50 places, drawn by ``--seed`` over ``common`` and the models, in a copy
-of the repository; ``--room lr`` (a file or folder of common) or ``--room hlg`` stays in one room. A mutant that survived
-is something to look at: a test is missing, or the change means the same. Not a part of the tests.
+``python scripts/mutate.py --count 300`` changes 300 places, drawn by ``--seed`` over ``common`` and the models, in a copy
+of the repository; ``--room lr`` (a file or folder of common) or ``--room hlg`` stays in one room. First every test runs
+once, traced, so that each mutant meets only the tests that reach its line, the fast ones first, and who survives those
+also the slow ones and all of its room. ``--work FOLDER`` keeps the trace for the next run. A mutant that survived is
+something to look at: a test is missing, or the change means the same. Not a part of the tests.
 """
 import argparse
 import ast
 import copy
+import dataclasses
+import json
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 if not __package__: sys.path[0] = str(Path(__file__).resolve().parents[1])  # the repository root, when run as a script
 
-from common.files import ROOT
-
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("gmlp", "convmlp", "soft", "hlg", "mae")
-KEPT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "outputs")
 OPERATORS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
              ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Add: ast.Sub,
              ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult,
              ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And}
 
 
-def rooms() -> dict[str, tuple[list[Path], list[Path]]]:
-    """Return room -> its source files, and the files and folders of its tests."""
-    found = {}
-    for place in sorted((ROOT / "common").iterdir()):
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.suffix == ".py" else []
-        tests = [test for test in (ROOT / "tests" / f"test_{place.stem}.py", ROOT / "tests" / place.stem)
-                 if test.exists()]
-        if files and tests:
-            found[place.stem] = files, tests
-    return found | {model: (sorted((ROOT / model / "src").glob("*.py")), [ROOT / "tests" / model]) for model in MODELS}
+def rooms() -> dict[str, list[Path]]:
+    """Return room -> its source files: every folder and file of common, and the models."""
+    found = {place.stem: sorted(place.rglob("*.py")) if place.is_dir() else [place]
+             for place in sorted((ROOT / "common").iterdir()) if place.is_dir() or place.suffix == ".py"}
+    return {name: files for name, files in found.items() if files} | {
+        model: sorted((ROOT / model / "src").glob("*.py")) for model in MODELS}
 
 
 def changed(node: ast.AST) -> ast.AST | None:
@@ -61,49 +58,49 @@ def changed(node: ast.AST) -> ast.AST | None:
     return other
 
 
-def expressions(node: ast.AST) -> Iterator[ast.AST]:
-    """Go through what is computed: no annotations, and nothing inside of texts."""
+def expressions(node: ast.AST, statement: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Go through what is computed, each with its statement: no annotations, nothing inside of texts or patterns."""
     for name, field in ast.iter_fields(node):
-        if name in ("annotation", "returns") or isinstance(field, ast.JoinedStr):
-            continue
         for child in field if isinstance(field, list) else [field]:
-            if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
-                yield child
-                yield from expressions(child)
+            if name not in ("annotation", "returns") and isinstance(child, ast.AST) and not isinstance(
+                    child, (ast.JoinedStr, ast.pattern)):
+                inside = child if isinstance(child, ast.stmt) else statement
+                yield child, inside
+                yield from expressions(child, inside)
 
 
-def mutants(file: Path) -> list[tuple[int, str, str, str]]:
-    """Return line, expression, what it becomes, and the whole changed source, for every place of a file."""
-    source = file.read_text(encoding="utf-8")
-    starts = [0]
-    for line in source.encode().splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    found = []
-    for node in expressions(ast.parse(source)):
-        other = changed(node)
-        if other is None:
-            continue
-        first = starts[node.lineno - 1] + node.col_offset
-        last = starts[node.end_lineno - 1] + node.end_col_offset
-        text = ast.unparse(other)
-        whole = source.encode()[:first] + f"({text})".encode() + source.encode()[last:]
-        try:
-            ast.parse(whole)
-        except SyntaxError:  # a number in a pattern of match takes no brackets
-            continue
-        found.append((node.lineno, ast.unparse(node), text, whole.decode()))
-    return found
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    room: str
+    file: str  # from the root
+    node: ast.AST
+    other: ast.AST
+    statement: ast.AST
+
+    def __str__(self) -> str:
+        return (f"{self.file}:{self.node.lineno}:{self.node.col_offset}  {ast.unparse(self.node)}  ->  "
+                f"{ast.unparse(self.other)}")
+
+    def lines(self) -> Iterator[range]:
+        """The lines of the changed place, and of its statement; of a compound one those before its body."""
+        yield range(self.node.lineno, self.node.end_lineno + 1)
+        body = getattr(self.statement, "body", None)
+        yield range(self.statement.lineno, body[0].lineno if body else self.statement.end_lineno + 1)
+
+    def source(self) -> bytes:
+        """The whole file, changed."""
+        lines = (ROOT / self.file).read_bytes().splitlines(keepends=True)
+        first = sum(map(len, lines[:self.node.lineno - 1])) + self.node.col_offset
+        last = sum(map(len, lines[:self.node.end_lineno - 1])) + self.node.end_col_offset
+        source = b"".join(lines)
+        return source[:first] + f"({ast.unparse(self.other)})".encode() + source[last:]
 
 
-def survives(tree: Path, tests: list[Path], limit: float) -> bool:
-    """Run the tests of a room in the copy; whoever takes longer than the limit hangs, and so is noticed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-c", tree / "tests" / "pytest.ini", "--rootdir",
-               tree / "tests", *(tree / test.relative_to(ROOT) for test in tests)]
-    try:
-        return subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              timeout=limit).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+def mutants(room: str, file: Path) -> list[Mutant]:
+    """Return every place of a file, changed."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return [Mutant(room, str(file.relative_to(ROOT)), node, other, statement)
+            for node, statement in expressions(tree, tree) if (other := changed(node))]
 
 
 def main() -> None:
@@ -111,28 +108,42 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50, help="mutants to try")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--room", choices=sorted(rooms()), action="append", help="only there; may be repeated")
+    parser.add_argument("--work", type=Path, help="folder for the copy, the trace and the results; kept, and continued")
     arguments = parser.parse_args()
-    wanted = {name: room for name, room in rooms().items() if not arguments.room or name in arguments.room}
-    places = [(name, file, *mutant)
-              for name, (files, _) in wanted.items() for file in files for mutant in mutants(file)]
+    try:
+        from scripts.mutate_tests import Reach, Tests
+    except ImportError as error:
+        sys.exit(f"error: this needs pytest and psutil: {error}.")
+    work = arguments.work or Path(tempfile.mkdtemp())
+    places = [mutant for room, files in rooms().items() if not arguments.room or room in arguments.room
+              for file in files for mutant in mutants(room, file)]
     drawn = random.Random(arguments.seed).sample(places, min(arguments.count, len(places)))
-    killed, limits = 0, {}
-    with tempfile.TemporaryDirectory() as folder:
-        tree = shutil.copytree(ROOT, Path(folder) / "zoo", ignore=KEPT_OUT)
-        for number, (name, file, line, before, after, source) in enumerate(drawn, start=1):
-            tests = wanted[name][1]
-            if name not in limits:  # the unchanged room: it must pass, and says how long a mutant may take
-                started = time.monotonic()
-                if not survives(tree, tests, 3600):
-                    sys.exit(f"error: the tests of the room {name} fail without any mutant.")
-                limits[name] = 60 + 5 * (time.monotonic() - started)
-            place = tree / file.relative_to(ROOT)
-            place.write_text(source, encoding="utf-8")
-            alive = survives(tree, tests, limits[name])
-            shutil.copy(file, place)
-            killed += not alive
-            print(f"{'SURVIVED' if alive else 'killed  '} {file.relative_to(ROOT)}:{line}  {before}  ->  {after}   "
-                  f"({killed} of {number} killed)", flush=True)
+    tests = Tests(ROOT, work)
+    tests.trace()
+    reach, record = Reach(work), work / "results.json"
+    results = json.loads(record.read_text()) if record.exists() else {}  # mutant -> what noticed it in each round
+    for number in (0, 1):
+        for mutant in drawn:
+            noticed = results.setdefault(str(mutant), [])
+            if len(noticed) != number or any(noticed):
+                continue
+            names = reach.rounds(mutant.room, mutant.file, mutant.lines())[number]
+            started, place = time.monotonic(), tests.tree / mutant.file
+            place.write_bytes(mutant.source())  # newer than what is compiled of it
+            noticed.append(names and tests.run(names, 60 + 8 * sum(map(reach.tests.get, names))) or "")
+            shutil.copy2(ROOT / mutant.file, place)
+            record.write_text(json.dumps(results), encoding="utf-8")
+            print(f"{'killed  ' if noticed[-1] else ('later   ', 'SURVIVED')[number]} {mutant}  ({noticed[-1] or f'{len(names)} tests'}, "
+                  f"{time.monotonic() - started:.0f} s)", flush=True)
+    killers = {results[str(mutant)][-1] for mutant in drawn}
+    doubtful = sorted(name for name in killers & set(reach.tests) if tests.run([name], 60 + 8 * reach.tests[name]))
+    for room in sorted({mutant.room for mutant in drawn}):
+        noticed = [results[str(mutant)][-1] for mutant in drawn if mutant.room == room]
+        print(f"{room:12} tried {len(noticed):4}, killed {sum(map(bool, noticed)):4}")
+    if doubtful:
+        print(f"These fail without any mutant, too; try again what they killed: {', '.join(doubtful)}")
+    if not arguments.work:
+        shutil.rmtree(work)
 
 
 if __name__ == "__main__":
