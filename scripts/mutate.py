@@ -130,13 +130,15 @@ def main() -> None:
             names = reach.rounds(mutant.room, mutant.file, mutant.lines())[number]
             started, place = time.monotonic(), tests.tree / mutant.file
             place.write_bytes(mutant.source())  # newer than what is compiled of it
-            noticed.append(names and tests.run(names, 60 + 8 * sum(map(reach.tests.get, names))) or "")
-            shutil.copy2(ROOT / mutant.file, place)
+            try:
+                noticed.append(names and tests.run(names, 30 + 4 * sum(map(reach.tests.get, names))) or "")
+            finally:
+                shutil.copy2(ROOT / mutant.file, place)
             record.write_text(json.dumps(results), encoding="utf-8")
             print(f"{'killed  ' if noticed[-1] else ('later   ', 'SURVIVED')[number]} {mutant}  ({noticed[-1] or f'{len(names)} tests'}, "
                   f"{time.monotonic() - started:.0f} s)", flush=True)
     killers = {results[str(mutant)][-1] for mutant in drawn}
-    doubtful = sorted(name for name in killers & set(reach.tests) if tests.run([name], 60 + 8 * reach.tests[name]))
+    doubtful = sorted(name for name in killers & set(reach.tests) if tests.run([name], 30 + 4 * reach.tests[name]))
     for room in sorted({mutant.room for mutant in drawn}):
         noticed = [results[str(mutant)][-1] for mutant in drawn if mutant.room == room]
         print(f"{room:12} tried {len(noticed):4}, killed {sum(map(bool, noticed)):4}")

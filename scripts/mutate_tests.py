@@ -23,7 +23,7 @@ KEPT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "outputs")
 ELSEWHERE = ("torture/", "devices/", "ranks/", "scripts/", "test_readme.py", "test_house.py", "test_own_photos.py",
              "test_sixth_model.py")  # take minutes, or test what is no code of a room
 HARNESS = 99  # exit code of a process that could not start the tests
-LONG, FIRST, SECOND = 8, 15, 60  # seconds: of a test that waits for the second round; of all tests of a round
+LONG, FIRST, SECOND = 8, 8, 60  # seconds: of a test that waits for the second round; of all tests of a round
 
 
 class Failures:
@@ -70,15 +70,20 @@ class Tracing:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item):
-        function = item.nodeid.split("[")[0]
-        if function in self.long:
-            return True  # was run: not again with other parameters
+        if item.nodeid.split("[")[0] in self.long:  # was run with other parameters: once is enough
+            self.pytest_deselected([item])
+            return True
         self.become(item.nodeid)
         self.test, file = item.nodeid, item.nodeid.split("::")[0]
         self.tests[item.nodeid] = {"seconds": 0, "passed": True, "long": False,
                                    "fixtures": [f"{name}@{file}" for name in item.fixturenames]}
         signal.setitimer(signal.ITIMER_REAL, LONG)
         return None
+
+    def pytest_deselected(self, items):
+        for item in items:
+            if not item.get_closest_marker("distributed"):
+                self.tests[item.nodeid] = {"seconds": 0, "passed": True, "long": True, "fixtures": []}
 
     def too_long(self, *_) -> None:
         self.long.add(self.test.split("[")[0])
@@ -152,11 +157,11 @@ class Tests:
             os.waitpid(child, 0)
             return "the time limit"
         failed = scratch / "failed"
-        named = failed.read_text().splitlines()[0] if failed.exists() else "the end of the process" if status else ""
+        code, named = os.waitstatus_to_exitcode(status), failed.exists() and failed.read_text()
         shutil.rmtree(scratch, ignore_errors=True)
-        if os.waitstatus_to_exitcode(status) in (pytest.ExitCode.NO_TESTS_COLLECTED, HARNESS):
+        if code in (pytest.ExitCode.NO_TESTS_COLLECTED, HARNESS):
             raise SystemExit(f"error: tests did not run; {self.work / 'last.log'} says why.")
-        return named
+        return named or (f"exit code {code}" if code else "")
 
     def _child(self, names: list[str], scratch: Path, plugin: Callable | None) -> int:
         os.setsid()
@@ -219,7 +224,9 @@ class Reach:
         own = {name for name in self.tests if f"{room}/" in name or f"test_{room}" in name}
         reaching = (set().union(*(self.lines.get((file, line), ()) for line in lines)) for lines in (*places, [None]))
         found = next(filter(None, reaching), set())
-        order = sorted(found | own, key=lambda name: (name not in found, name not in own, self.tests[name]))
+        unknown = {name for name in own if self.tests[name] == 2 * LONG}  # was not traced, or not to its end
+        order = sorted(found | own, key=lambda name: (name not in found, name not in unknown, name not in own,
+                                                      self.tests[name]))
         first, second, sums = [], [], [0.0, 0.0]
         for name in order:
             seconds = self.tests[name]

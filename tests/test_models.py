@@ -1,4 +1,5 @@
 """The zoo in programs of one's own: every variant by its name, with weights, as features; from any folder."""
+import inspect
 import json
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def test_models_are_listed_by_pattern():
     assert list_models("gmlp*") == ["gmlp_b", "gmlp_s", "gmlp_ti"]
     assert len(list_models()) == len(set(list_models())) > 20
     assert {find_model(name).name for name in list_models()} == {"gmlp", "convmlp", "soft", "hlg", "mae"}
+
+
+@pytest.mark.parametrize("name", [*TINY, "mae_vit_base_patch16"])
+def test_a_class_without_arguments_is_a_variant(name):
+    """The first variant of each class, for colour images; its drop path is asked for."""
+    spec = find_model(name)
+    network, given = spec.network(**{key: size for key, size in spec.variants[name].items() if key != "drop_path_rate"})
+    usual = {key: argument.default for key, argument in inspect.signature(network).parameters.items()}
+    assert usual | given | {"in_channels": 3} == usual
 
 
 def test_a_name_that_is_none_is_answered_with_the_nearest():

@@ -87,8 +87,8 @@ def draw_mistakes(answers: Answers, mistakes: Sequence[int], names: Sequence[str
         write_picture(one_line(f"{title}."), path)
         return
     shown = [int(index) for index in mistakes[:DRAWN_MISTAKES]]
-    said = [names[answers.predicted[index]] if answers.predicted[index] >= 0 else "no answer" for index in shown]
     shares = [float(answers.probability[index]) if answers.predicted[index] >= 0 else None for index in shown]
+    said = ["no answer" if share is None else names[answers.predicted[index]] for index, share in zip(shown, shares)]
     files = short_names([answers.samples.where(index) for index in shown])
     true = [names[answers.samples.labels[index]] for index in shown]
     captions = [f"{one if share is None else with_share(one, share)}\nis {name}\n{file}"

@@ -5,6 +5,7 @@ from photographs import photograph
 from PIL import Image
 
 from common.augment.operations import OPERATIONS, ColorJitter, shift_hue
+from common.augment.pipeline import _flip
 from common.augment.policies import auto_augment
 from common.augment.resize import FILTERS
 
@@ -30,6 +31,11 @@ def test_colours_are_pils_to_the_bit(name):
             for magnitude in operation.plain, operation.increasing, operation.policy:
                 for sign in (1, -1):
                     np.testing.assert_array_equal(*both(operation.apply, image, magnitude(t, sign), FILTERS[0], FILL))
+
+
+@pytest.mark.parametrize("way", [Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM])
+def test_flips_are_pils(way):
+    np.testing.assert_array_equal(*both(_flip, NOISE, way))
 
 
 def test_hue_is_pils_too():

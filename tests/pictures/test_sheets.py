@@ -134,22 +134,22 @@ def read_csv(path):
 
 
 def test_a_report_holds_the_accuracy_of_every_class_and_the_mistakes_in_order():
-    samples = samples_of([0, 0, 0, 1, 1, 2], ["cat", "dog", "emu", "fox"])
+    samples = samples_of([1, 1, 1, 0, 0, 2], ["dog", "cat", "emu", "fox"])
     answers = Answers(samples, 6, Runtime())
-    answers.collect(0, samples.labels, np.array([0, 1, 1, 1, UNANSWERED, 2], np.int32),
+    answers.collect(0, samples.labels, np.array([1, 0, 0, 0, UNANSWERED, 2], np.int32),
                     np.array([0.9, 0.6, 0.8, 0.7, np.nan, 1.0], np.float32))
     write_report(answers, make_folder("report", "new/report"))
     assert [tuple(row.values()) for row in read_csv("new/report/classes.csv")] == [
-        ("0", "cat", "3", "1", "1", "1.000000", "0.333333", "0.500000", "dog", "2"),
-        ("1", "dog", "2", "1", "3", "0.333333", "0.500000", "0.400000", "", ""),
+        ("0", "dog", "2", "1", "3", "0.333333", "0.500000", "0.400000", "", ""),
+        ("1", "cat", "3", "1", "1", "1.000000", "0.333333", "0.500000", "dog", "2"),
         ("2", "emu", "1", "1", "1", "1.000000", "1.000000", "1.000000", "", ""),
         ("3", "fox", "0", "0", "0", "", "", "", "", "")]
     assert {row["metric"]: row["value"] for row in read_csv("new/report/metrics.csv")} == {
         "images": "6", "accuracy": "0.500000", "macro_precision": "0.777778", "macro_recall": "0.611111",
         "macro_f1": "0.633333", "ece": "0.360000", "ece_bins": "15"}
     assert [tuple(row.values()) for row in read_csv("new/report/mistakes.csv")] == [
-        ("file.bin record 2", "0", "cat", "1", "dog", "0.800000"),
-        ("file.bin record 1", "0", "cat", "1", "dog", "0.600000"), ("file.bin record 4", "1", "dog", "", "", "")]
+        ("file.bin record 2", "1", "cat", "0", "dog", "0.800000"),
+        ("file.bin record 1", "1", "cat", "0", "dog", "0.600000"), ("file.bin record 4", "0", "dog", "", "", "")]
     with Image.open("new/report/mistakes.png") as sheet:
         bar = near(sheet, BLUE).sum(axis=0)
     assert {path.name for path in Path("new/report").iterdir()} == set(FILES)
@@ -283,6 +283,7 @@ def test_a_sheet_keeps_proportions_and_any_mode(tmp_path):
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 80)
     rows, columns = where(sheet, "#ff0000")
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (80, 40)
+    assert columns.min() == 2 * 14 + 80 + 20  # in the middle of its cell; the gaps are of 14
 
 
 def test_a_sheet_needs_one_caption_per_image(tmp_path):
@@ -395,6 +396,7 @@ def test_every_schedule_can_be_shown(scheduler):
 @pytest.mark.parametrize("program, arguments, words", [
     (show_batch, [], "data_dir"),
     (show_batch, ["--dataset", "digits", "--batch", "99999"], "beyond the last batch"),
+    (show_batch, ["--dataset", "digits", "--split", "eval", "--batch_size", "8", "--batch", "45"], "the last batch, 44"),
     (show_batch, ["--dataset", "digits", "--split", "test"], "--split"),
     (show_batch, ["--dataset", "digits", "--batch_size", "8", "--out", "x.gif"], "ends in .gif"),
     (show_schedule, [], "--images"), (show_schedule, ["--images", "0"], "less than 1"),
