@@ -40,6 +40,14 @@ def softplus(x):
     return ops.where(positive, x, ops.zeros_like(x)) + ops.log1p(ops.exp(ops.where(positive, -x, x)))
 
 
+def power(x, exponent: int):
+    """Return ``x**exponent``, at least 1, as products; see ``log_sum_exp`` for why the framework's is not taken."""
+    product = x
+    for _ in range(exponent - 1):
+        product = product * x
+    return product
+
+
 def log_softmax(logits):
     """Return the logarithm of the softmax over the last axis; twice as exact as the framework's kernel on a CPU."""
     return logits - log_sum_exp(logits, -1)
@@ -132,14 +140,14 @@ class AsymmetricLoss(CrossEntropy):
 
     Args:
         smoothing: s, in [0, 1); class numbers are smoothed as in ``CrossEntropy``.
-        gamma_neg: focusing of negatives, 0 or at least 1.
-        gamma_pos: focusing of positives, 0 or at least 1.
+        gamma_neg: focusing of negatives, a whole number from 0 on.
+        gamma_pos: focusing of positives, a whole number from 0 on.
         clip: probability below which a negative has no loss, in (0, 1).
 
     Inputs: logits (B, K); labels (B,), or rows (B, K) of 0 and 1 or between.
     """
 
-    def __init__(self, smoothing: float = 0.0, gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05):
+    def __init__(self, smoothing: float = 0.0, gamma_neg: int = 4, gamma_pos: int = 0, clip: float = 0.05):
         super().__init__(smoothing)
         self.gamma_neg = gamma_neg
         self.gamma_pos = gamma_pos
@@ -153,9 +161,9 @@ class AsymmetricLoss(CrossEntropy):
         positive = softplus(-logits)            # -log(p)
         negative = -ops.log1p(-shifted)         # 1 - q is at least clip
         if self.gamma_pos > 0:
-            positive = positive * (1.0 - probability) ** self.gamma_pos
+            positive = positive * power(1.0 - probability, self.gamma_pos)
         if self.gamma_neg > 0:
-            negative = negative * shifted ** self.gamma_neg
+            negative = negative * power(shifted, self.gamma_neg)
         return ops.reduce_sum(targets * positive + (1.0 - targets) * negative, -1).mean()
 
 

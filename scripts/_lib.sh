@@ -20,7 +20,7 @@ file, start where you are; results are written where the process runs. Earlier r
 The script shows the progress of the first process and waits. When a process fails, the others are ended, the end of
 its log is shown, and its code returned. Ctrl-C ends all.
 
-  --dry_run            print what would start, and start nothing
+  --dry_run            check the configuration and its paths, print what would start, and start nothing
   NO_WAIT=1            leave the processes in the background
   RESULTS_DIR=DIR      put the results there instead of into scripts/
   PYTHON=FILE          the Python to use; otherwise python on PATH, if it has MindSpore, or that of .venv

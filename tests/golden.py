@@ -153,6 +153,7 @@ def check_classifier(golden: Golden, network: nn.Cell, convert: Callable[[Tensor
                 if _worst(shares) <= 1:
                     break
         worst |= {name: float(share.max()) for name, share in shares.items()}
+    print("shares of what is allowed:", {name: round(share, 3) for name, share in worst.items()})  # -rP shows them
     wrong = {name: share for name, share in worst.items() if not share <= 1}
     assert not wrong, f"differences as multiples of the tolerance: {wrong}"
     return worst

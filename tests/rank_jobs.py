@@ -1,5 +1,6 @@
 """Start jobs of several ranks by msrun, and end them."""
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,9 @@ def free_port() -> int:
 def launcher(ranks: int, folder: Path, port: int | None = None) -> list[str]:
     """Return the beginning of the command that starts so many ranks; their logs go to ``folder``."""
     program = Path(sys.executable).with_name("msrun")
-    return [str(program), f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_addr=127.0.0.1",
+    # ended with the tests, even if these are killed; msrun ends its ranks when it is interrupted
+    before = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+    return [*before, str(program), f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--master_addr=127.0.0.1",
             f"--master_port={port or free_port()}", f"--log_dir={folder}", "--join=True"]
 
 

@@ -21,7 +21,7 @@ PYTHON = """#!/bin/sh
 name=${{RANK_ID:-alone}}
 case "$*" in
     "-m common.context.scheduler") name=scheduler ;;
-    *--print_config) [ -z "$BAD" ] || echo "error: $BAD" >&2; [ -z "$BAD" ]; exit ;;
+    *--dry_run) [ -z "$BAD" ] || echo "error: $BAD" >&2; [ -z "$BAD" ]; exit ;;
     -m* | -c* | -I*) exec '{real}' "$@" ;;
 esac
 new='{records}/new.'$$

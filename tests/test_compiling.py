@@ -61,6 +61,15 @@ def test_a_damaged_graph_is_compiled_again(tmp_path):
     assert len(file.read_bytes()) == len(whole)
 
 
+def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path, caplog):
+    folder = tmp_path / "cache"
+    cell = compile_with(Scaled(3.0), cache=folder)
+    folder.rmdir()
+    folder.write_text("in the way")
+    assert float(cell(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0]) == 6
+    assert "compile_cache: the graph is not kept: " in caplog.text and folder.read_text() == "in the way"
+
+
 def test_a_digest_differs_with_everything_that_a_graph_depends_on(monkeypatch):
     def frozen():
         cell = Scaled(3.0)

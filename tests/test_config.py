@@ -140,6 +140,16 @@ def test_print_config_shows_every_key_with_its_origin_and_exits_with_0(capsys):
     assert yaml.safe_load(text)["lr"] == 0.2
 
 
+def test_a_dry_run_checks_what_a_start_checks(capsys):
+    path = write("dataset: imagenet\ndata_dir: not/there\nbatch_size: 9\n", "recipe.yaml")
+    refused = sentence("--config", path)
+    assert "data_dir: 'not/there' should be the folder of the data set" in refused
+    assert sentence("--config", path, "--dry_run") == refused
+    with pytest.raises(SystemExit) as end:
+        run("--config", path, "--data_dir", ".", "--dry_run")
+    assert end.value.code == 0 and "Nothing is wrong" in capsys.readouterr().out
+
+
 def test_print_config_names_the_checkpoint_that_says_what_was_trained(capsys):
     with pytest.raises(SystemExit):
         run("--ckpt_path", write("", "best.ckpt"), "--print_config", task="eval", trained_with=trained_with)

@@ -1,4 +1,5 @@
 """Which device a process takes, whether it is one of several, and whether these can meet."""
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from common.context.cluster import scheduler_ready
 from common.context.device import device_number, joins_others, start
 from common.context.tuning import is_first_generation, tune
 from common.errors import UserError
+from common.files import ROOT
 
 RANK = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
 
@@ -146,3 +148,27 @@ def test_without_msrun_above_it_a_process_does_not_wait_for_a_scheduler(monkeypa
     for environment in ({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"}, {}):
         with scheduler_ready(environment):
             pass
+
+
+def test_a_process_whose_msrun_was_killed_saves_and_ends(tmp_path):
+    """msrun starts its processes in sessions of their own; they would train on, and hold the run's folder."""
+    (tmp_path / "msrun").write_text("""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "rank.py"], start_new_session=True)
+print(child.pid, flush=True)
+child.wait()
+""")
+    (tmp_path / "rank.py").write_text("""
+import time
+from common.command import ENDING
+from common.context.cluster import scheduler_ready
+ENDING.begin()
+with scheduler_ready({"MS_ROLE": "MS_WORKER"}):
+    print("joined", flush=True)
+time.sleep(60)
+""")
+    with subprocess.Popen([sys.executable, "msrun"], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as msrun:
+        assert msrun.stdout.readline().strip().isdecimal() and msrun.stdout.readline() == "joined\n"
+        msrun.kill()
+        assert msrun.communicate(timeout=30) == ("", "\nStopped.\n")  # the pipes close when the rank has gone

@@ -169,7 +169,7 @@ def msrun() -> str:
 def known_options(command: Command) -> frozenset[str]:
     """The options of the script of a command, if it gives any."""
     if task_of(command.script):
-        return frozenset({*NAMES, "config", "config_path", "help", "print_config", "finetune"})
+        return frozenset({*NAMES, "config", "config_path", "help", "print_config", "dry_run", "finetune"})
     module = command.words[command.program] == "-m"
     program = ("-m", command.words[command.program + 1]) if module else (str(command.script),)
     program += command.arguments[:1] if module and not command.arguments[0].startswith("-") else ()  # its sub-command
@@ -228,6 +228,8 @@ def test_a_launch_script_would_start_what_the_command_says(command, tmp_path):
             write_rank_table(rank_table(8), path)
         elif path.is_relative_to(tmp_path):
             path.touch() if path.suffix else path.mkdir()
+    if not {"data_dir", "dataset_path"} & set(flags(arguments)):
+        arguments += ["--data_dir", str(tmp_path)]  # that of the configuration file is the reader's
     result = subprocess.run(["bash", command.words[1], *arguments, "--dry_run"], cwd=ROOT / command.folder, text=True,
                             env=environment(PYTHON=sys.executable, SERVER_ID="0"), capture_output=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -256,7 +258,7 @@ def test_a_model_is_described_in_all_chapters(folder):
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_options_in_the_text_exist(file):
     """Those of a command that is shown are its program's; any other stands for a program of the zoo, or for msrun."""
-    known = {*NAMES, "config", "config_path", "help", "print_config", "finetune"}
+    known = {*NAMES, "config", "config_path", "help", "print_config", "dry_run", "finetune"}
     loose: set[str] = set()
     for span in spans(file):
         words = shlex.split(span) if "'" in span else span.split()
@@ -270,7 +272,7 @@ def test_options_in_the_text_exist(file):
     if loose - known:
         known |= options_of(msrun()) | options_of(sys.executable, "gmlp/pth2ckpt.py")
         known |= options_of("bash", "scripts/run_tests.sh")
-        known |= {"dry_run"}.union(*(options_of(sys.executable, "-m", "common.rank_table", name)
+        known |= frozenset().union(*(options_of(sys.executable, "-m", "common.rank_table", name)
                                      for name in ("make", "check", "plan")))
     assert loose <= known
 

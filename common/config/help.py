@@ -36,7 +36,7 @@ def help_text(schema: type[Config], task: str, *, about: str = "", defaults: Con
     lines += ["Every key below stands in a YAML file as 'key: value', or on the command line as --key value, which",
               "wins; a switch (true or false) without a value is true. --config_path FILE (or --config) names the "
                "file;",
-              "--print_config shows all values, and where each comes from."]
+              "--print_config shows all values, and where each comes from; --dry_run only checks them and their paths."]
     if task in TRAINING_TASKS and task != "pretrain":
         lines += ["--finetune is for few images of your own: --finetune --data_dir FOLDER [--ckpt_path WEIGHTS] takes",
                   "the network of the weights, or a small one, and a recipe for it, in the place of --config_path."]

@@ -30,8 +30,8 @@ _COMMAND_LINE = "command line"
 _SECTIONS_OF_CHECKPOINT = ("data", "augment", "model")
 _NOT_OF_CHECKPOINT = ("ckpt_path", "batch_size", "eval_batch_size", "num_workers", "eval_num_workers", "download",
                       "on_error")
-_READERS_OWN = ("config", "config_path", "print_config", "finetune")  # flags that are no keys
-_SWITCHES = ("print_config", "finetune")
+_SWITCHES = ("print_config", "dry_run", "finetune")
+_READERS_OWN = ("config", "config_path", *_SWITCHES)  # flags that are no keys
 _INPUTS = ("data_dir", "eval_dir", "ckpt_path", "resume", "img_ids", "class_names")
 
 logger = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
 
     Raises:
         UserError: for anything that the user should correct.
-        SystemExit: with code 0 after ``--help`` and ``--print_config``.
+        SystemExit: with code 0 after ``--help``, ``--print_config`` and ``--dry_run``.
     """
     schema = spec.options or Config
     if any(word in ("--help", "-h") for word in argv):
         sys.stdout.write(_help(argv, task, spec, Path(model_dir), about))
         raise SystemExit(0)
     flags = _read_flags(argv, schema)
-    shows = _takes_switch(flags, "print_config")
+    shows, tries = _takes_switch(flags, "print_config"), _takes_switch(flags, "dry_run")
     finetunes = _takes_switch(flags, "finetune")
     named = _named_file(flags, Path(model_dir))
     given = _canonical(flags, _COMMAND_LINE, schema)
@@ -94,6 +94,9 @@ def load_config(argv: Sequence[str], *, task: str, spec: ModelSpec, model_dir: P
         sys.stdout.write(effective_text(config, origins))
         raise SystemExit(0)
     check_paths(config, config.task)
+    if tries:
+        sys.stdout.write("Nothing is wrong with the configuration, and the paths in it are there.\n")
+        raise SystemExit(0)
     return config
 
 

@@ -9,21 +9,25 @@ whether the scheduler beside it is there and listens.
 """
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Callable, Iterator, Mapping
 
 import psutil
 
+from common.command import ENDING
 from common.errors import UserError
 from common.files import ROOT
 
 TIMEOUT = 600  # seconds that processes wait for each other: the first compilation of a large network is long
 PORT = 8118  # msrun's own default
 PATIENCE = 60.0  # seconds; a scheduler that is not to be seen for so long is left to the framework
+GRACE = 2.0  # seconds in which whoever ends msrun will have ended its processes too, if he means to
 SCHEDULER_HERE = "ZOO_SCHEDULER_HERE"  # environment: this process starts the scheduler of its job
 # What launchers leave in the environment. A process that finds the wrong one of them waits for others that never come,
 # and RANK_TABLE_FILE is refused by MindSpore 2.10 and makes it skip a check for overflow.
@@ -66,7 +70,9 @@ def scheduler_ready(environment: Mapping[str, str]) -> Iterator[None]:
     if role != "MS_WORKER":
         yield
     elif not environment.get(SCHEDULER_HERE):
-        _wait(_children_of_msrun, port)
+        if msrun := _msrun():
+            threading.Thread(target=_end_with, args=(msrun,), daemon=True).start()
+            _wait(msrun.children, port)
         yield
     else:
         path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
@@ -120,9 +126,20 @@ def _listens(family: Callable[[], list[psutil.Process]], port: int) -> bool:
     return listens
 
 
-def _children_of_msrun() -> list[psutil.Process]:
-    """Return the children of msrun, if it has started this process, itself or by another between them."""
-    for above in psutil.Process().parents()[:2]:
-        if any(Path(word).name == "msrun" for word in above.cmdline()):
-            return above.children()
-    return []
+def _msrun() -> psutil.Process | None:
+    """Return msrun, if it has started this process, itself or by another between them."""
+    with contextlib.suppress(psutil.Error):  # it has gone meanwhile, or may not be looked at
+        for above in psutil.Process().parents()[:2]:
+            if any(Path(word).name == "msrun" for word in above.cmdline()):
+                return above
+    return None
+
+
+def _end_with(launcher: psutil.Process) -> None:
+    """Do what SIGTERM asks for when the launcher has gone: msrun takes none of its processes along when it is ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(GRACE)
+    time.sleep(GRACE)
+    if not ENDING.asked:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -23,6 +23,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.graph import api
 
+from common.errors import UserError
 from common.files import ROOT, make_folder, write_whole
 from common.logger import get_logger
 
@@ -128,7 +129,10 @@ def _kept(file: Path) -> Iterator[None]:
         del os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"]
     if stored is None and place.is_file():
         content = place.read_bytes()
-        write_whole(file, hashlib.sha256(content).digest() + content)
+        try:
+            write_whole(file, hashlib.sha256(content).digest() + content)
+        except UserError as error:  # a training need not end for that
+            get_logger().warning(f"compile_cache: the graph is not kept: {error}")
 
 
 @functools.cache

@@ -67,13 +67,13 @@ def _wait(crew: Crew, first: Rank, signals: Signals) -> int:
 
 
 def _check_configuration(plan: Plan) -> None:
-    """Let the entry point read its configuration, as a real start begins with.
+    """Let the entry point check its configuration and the paths in it, as a real start begins with.
 
     Raises:
         UserError: with the sentence of the entry point.
     """
     first = plan.processes[0]
-    read = subprocess.run([*first.command, "--print_config"], env=first.environment(dict(os.environ)),
+    read = subprocess.run([*first.command, "--dry_run"], env=first.environment(dict(os.environ)),
                           stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, errors="replace", check=False)
     if read.returncode:

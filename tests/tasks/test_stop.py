@@ -1,4 +1,5 @@
 """A signal saves within a step and ends the process; started again, the training goes on inside the epoch."""
+import json
 import os
 import signal
 import subprocess
@@ -85,8 +86,9 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     """The signal goes to all processes of the job, also to those that read images."""
     write = run("-m", "common.dataset.digits", "write", tmp_path)
     assert write.returncode == 0, write.stderr
-    config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=2, epochs=1,
-                        batch_size=32, depth=1, log_interval=1, eval_batch_size=180)
+    config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=3, epochs=1,
+                        batch_size=32, depth=1, log_interval=1, eval_batch_size=180, normalize_on="device", mixup=0.8,
+                        auto_augment="rand-m5-mstd0.5")
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder],
                                cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE,
@@ -111,3 +113,5 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    rows = [json.loads((one / "history.jsonl").read_text()) for one in (folder, tmp_path / "whole")]
+    assert rows[0]["loss"] == rows[1]["loss"] and rows[0]["eval_loss"] == rows[1]["eval_loss"]

@@ -52,6 +52,14 @@ def train_in(folder: Path, spec: ModelSpec = GMLP, keys: Mapping[str, Any] = SMA
     train(config, spec.for_task(config.task))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def graphs_are_kept(tmp_path_factory):
+    """Compile what these many trainings share once: that was half of their time."""
+    SMALL["compile_cache"] = str(tmp_path_factory.mktemp("graphs"))
+    yield
+    SMALL["compile_cache"] = ""
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """The folder of a run that nothing befell, copies of it before its file operations, and those that write."""
