@@ -21,7 +21,7 @@ PYTHON = """#!/bin/sh
 name=${{RANK_ID:-alone}}
 case "$*" in
     "-m common.context.scheduler") name=scheduler ;;
-    *--dry_run) [ -z "$BAD" ] || echo "error: $BAD" >&2; [ -z "$BAD" ]; exit ;;
+    *".py "*--dry_run) [ -z "$BAD" ] || echo "error: $BAD" >&2; [ -z "$BAD" ]; exit ;;
     -m* | -c* | -I*) exec '{real}' "$@" ;;
 esac
 new='{records}/new.'$$
