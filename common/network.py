@@ -107,14 +107,15 @@ def load_network(config: Config, spec: ModelSpec) -> tuple[nn.Cell, LoadReport, 
 
 
 def compiled_as_wanted(cell: nn.Cell, config: Config, runtime: Runtime, fused: bool = False) -> nn.Cell:
-    """Let a cell be compiled as the configuration says, see ``common.context.compiling``; on the CPU of one process.
+    """Let a cell be compiled as the configuration says, see ``common.context.compiling``; on a CPU in graph mode.
 
     Args:
         cell: what is called: a step of training or evaluation, or a network.
         fused: with operators fused, which is proved in float32 alone.
     """
-    if runtime.device != "CPU" or runtime.world_size > 1 or config.mode != "graph":
+    if runtime.device != "CPU" or config.mode != "graph":
         return cell
     facts = [(name, getattr(config, name)) for name, field in fields_of(type(config)).items()
              if field.metadata["section"] in ("run", "model", "loss", "optim") and name not in NOT_IN_GRAPHS]
-    return compile_with(cell, fused=fused and config.amp_level == "O0", cache=config.compile_cache, facts=facts)
+    return compile_with(cell, fused=fused and config.amp_level == "O0", facts=facts,
+                        cache=config.compile_cache if runtime.world_size == 1 else "")

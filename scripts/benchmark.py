@@ -3,13 +3,14 @@
     python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
     python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch, and
                                                                                    HLG's beside scripts/hlg_torch.py
+    ... --floor                                    also the time of the matrix products and convolutions alone
     python scripts/benchmark.py --model gmlp_ti --mode infer --against onnxruntime   the two engines of a CPU
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
     ... --mode data --against timm,native     beside timm's loader and the framework's own pipeline, by CPU time
 
 Every measurement runs in a process of its own, so that its peak memory is its own, and what is compared runs in turn,
 step by step, so that the load of the machine hits both alike. The images of training and inference are random numbers.
-A training step is that of a real run: forward, cross entropy, backward, clipping by global norm 1, AdamW.
+A training step is that of a real, long run: forward, cross entropy, backward, clipping by global norm 1, AdamW; fused.
 """
 import argparse
 import importlib.util
@@ -30,6 +31,7 @@ from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT, write_whole
 from common.spec import find_model
+from scripts.floor import mindspore_products, torch_products
 from scripts.measure import Measurement, Step, machine
 from scripts.pipelines import PIPELINE, check_against, compare_pipelines, compare_with_loop
 
@@ -40,6 +42,7 @@ TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b1
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
 OWN_TORCH = "hlg"  # the family whose networks are in scripts/hlg_torch.py
 OURS, TORCH, ONNX = "MindSpore", "PyTorch", "onnxruntime"
+PRODUCTS = {OURS: "products alone", TORCH: "PyTorch's products"}
 LR, CLIP = 1e-3, 1.0
 
 
@@ -117,6 +120,22 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
             "parameters": sum(p.numel() for p in network.parameters())}, train if mode == "train" else infer
 
 
+def our_products(config: Config, mode: str) -> tuple[dict, Step]:
+    """The products of a step of our network alone."""
+    facts, forward = our_network(config, "infer", 1)
+    facts["products"], run = mindspore_products(forward, mode == "train")
+    return facts, run
+
+
+def their_products(config: Config, mode: str, device: str) -> tuple[dict, Step]:
+    """Those of a step of PyTorch's network."""
+    import torch
+
+    facts, step = torch_network(config, mode, device)
+    facts["products"], run = torch_products(step, torch.cuda.synchronize if device == "GPU" else lambda: None)
+    return facts, run
+
+
 def onnx_network(config: Config, mode: str, parameters: int) -> tuple[dict, Step]:
     """Our network as the engine onnxruntime runs it."""
     spec = find_model(config.model)
@@ -169,6 +188,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--against", help="torch: measure the network in PyTorch beside ours; onnxruntime: with --mode "
                         "infer, ours as that engine runs it; with --mode data timm, native or both: timm's loader and "
                         "the framework's own pipeline, per second of CPU time")
+    parser.add_argument("--floor", action="store_true", help="measure the matrix products and convolutions of a step "
+                        "alone too, here and in what --against names")
     parser.add_argument("--threads", help="CPU threads of either framework; by default each decides")
     parser.add_argument("--json", help="file for all numbers")
     parser.add_argument("--config_path", help="configuration of --mode data")
@@ -208,7 +229,8 @@ def configure(arguments: argparse.Namespace, values: Mapping[str, str]) -> Confi
     if "config_path" in values:
         raise UserError("config_path: a configuration file is read by --mode data alone; training and inference take "
                         "options of the network, such as --image_size.")
-    given = {"batch_size": BATCH_SIZE, "opt": "adamw", "clip_grad": True, "clip_value": CLIP} | threads | values
+    given = {"batch_size": BATCH_SIZE, "opt": "adamw", "clip_grad": True, "clip_value": CLIP, "graph_kernel": True}
+    given |= threads | values
     given |= {"model": variant, "task": task, "mode": "pynative" if arguments.pynative else "graph"}
     return from_mapping(given, "command line", spec)
 
@@ -240,8 +262,8 @@ def check_comparison(config: Config, against: str) -> None:
 
 # the story
 
-def compare_networks(config: Config, mode: str, steps: int, against: str) -> list[dict[str, Any]]:
-    """Measure a network, and in turn with it PyTorch's or the other engine where that is asked for."""
+def compare_networks(config: Config, mode: str, steps: int, against: str, floor: bool = False) -> list[dict[str, Any]]:
+    """Measure a network, and in turn with it PyTorch's or the other engine, and the products alone, if asked for."""
     steps += 2  # one to compile, one to warm up
     say(f"{mode}: building and compiling")
     with ExitStack() as processes:
@@ -258,6 +280,10 @@ def compare_networks(config: Config, mode: str, steps: int, against: str) -> lis
             if ours != theirs:
                 raise UserError(f"against: {config.model} has {ours} parameters here and {theirs} in PyTorch, so "
                                 "the networks are not the same.")
+        if floor:
+            sides.append(processes.enter_context(Measurement(PRODUCTS[OURS], our_products, config, mode)))
+        if floor and against == "torch":
+            sides.append(processes.enter_context(Measurement(PRODUCTS[TORCH], their_products, config, mode, device)))
         for number in range(steps):
             times = [f"{side.name} {side.step():.3f} s" for side in sides]
             say(f"{mode}: step {number + 1} of {steps}: {', '.join(times)}")
@@ -288,13 +314,22 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
                 ratio["speed_per_worker"] = ratio["speed"] / ours["workers"]
         return found
     for ours, theirs in zip(results, results[1:]):
-        if ours["name"] == OURS != theirs["name"]:
-            found[ours["mode"]] = {
-                "time": float(np.median(np.divide(ours["steps_s"], theirs["steps_s"]))),
-                "cpu_time": ours["cpu_s"] / theirs["cpu_s"]}
+        if ours["name"] == OURS and theirs["name"] in (TORCH, ONNX):
+            found[ours["mode"]] = {"time": quotient(ours, theirs), "cpu_time": ours["cpu_s"] / theirs["cpu_s"]}
             if theirs["name"] == TORCH:  # onnxruntime's process has made its file with MindSpore
                 found[ours["mode"]]["memory"] = ours["peak_bytes"] / theirs["peak_bytes"]
+    for floor in (result for result in results if result["name"] == PRODUCTS[OURS]):
+        sides = {result["name"]: result for result in results if result["mode"] == floor["mode"]}
+        ratio = found.setdefault(floor["mode"], {})
+        ratio |= {"of_it_products": quotient(floor, sides[OURS])}
+        if TORCH in sides:
+            ratio |= {"floor": quotient(floor, sides[TORCH]), "products": quotient(floor, sides[PRODUCTS[TORCH]])}
     return found
+
+
+def quotient(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+    """Return the median of time / time of neighbouring steps."""
+    return float(np.median(np.divide(ours["steps_s"], theirs["steps_s"])))
 
 
 def report(config: Config, results: list[dict[str, Any]], found: Mapping[str, Mapping[str, float]]) -> str:
@@ -308,12 +343,13 @@ def report(config: Config, results: list[dict[str, Any]], found: Mapping[str, Ma
                      f"{r['images_per_s_per_worker']:.1f}")
             lines.append(f"data   {r['name']:<15}{speed}, {memory} of the main process")
         else:
-            lines.append(f"{r['mode']:<7}{r['name']:<12}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
+            lines.append(f"{r['mode']:<7}{r['name']:<20}{r['images_per_s']:9.2f} images/s, step {r['step_s']:.3f} s "
                          f"(median of {len(r['steps_s'])}; fastest {r['fastest_s']:.3f}, CPU time {r['cpu_s']:.3f}), "
                          f"first step {r['first_step_s']:.1f} s, {memory}, threads: {r['threads']}")
     for mode, ratio in found.items():
         data = results[0]["mode"] == "data"
-        what, sides = ("data", f"{PIPELINE} / {mode}") if data else (mode, f"{OURS} / {results[1]['name']}")
+        what, sides = ("data", f"{PIPELINE} / {mode}") if data else (
+            mode, " / ".join([OURS, *(r["name"] for r in results[1:2] if r["name"] in (TORCH, ONNX))]))
         lines.append(f"{what:<7}{sides}: {', '.join(f'{key} {value:.2f}' for key, value in ratio.items())}"
                      .replace("_", " "))
     first = results[0]
@@ -347,7 +383,8 @@ def main(argv: Sequence[str]) -> str:
     else:
         modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
         results = [result for mode in modes
-                   for result in compare_networks(config, mode, arguments.steps or 10, arguments.against or "")]
+                   for result in compare_networks(config, mode, arguments.steps or 10, arguments.against or "",
+                                                  arguments.floor)]
     found = ratios(results)
     if before["load"] > before["cores"]:
         say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")

@@ -259,9 +259,9 @@ def probe_norm(found: Findings, folder: Path) -> None:
 
 
 def trajectories(found: Findings, folder: Path) -> None:
-    """Two of the authors' trainings: a whole one, and the beginning of one with BatchNorm."""
+    """Two of the authors' trainings: a whole one with fused operators, and the beginning of one with BatchNorm."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    whole = repeat("gmlp_accum", found.runtime).results
+    whole = repeat("gmlp_accum", found.runtime, graph_kernel=True).results
     ms.set_context(mode=ms.PYNATIVE_MODE)
     begun = repeat("convmlp", found.runtime, updates=3, sync_bn=True).results
     for name, results in (("gmlp_accum", whole), ("convmlp", begun)):

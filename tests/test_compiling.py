@@ -98,7 +98,10 @@ def test_the_step_of_a_training_is_known_again():
 
 @pytest.mark.parametrize("keys, world_size, asked", [
     ({}, 1, (True, "")), ({"graph_kernel": False}, 1, (False, "")), ({"amp_level": "O2"}, 1, (False, "")),
-    ({"compile_cache": "graphs"}, 1, (True, "graphs")), ({"mode": "pynative"}, 1, None), ({}, 2, None)])
+    ({"graph_kernel": "auto", "image_size": 4096, "batch_size": 2}, 1, (False, "")),
+    ({"graph_kernel": "auto", "image_size": 4096, "batch_size": 4}, 1, (True, "")),
+    ({"compile_cache": "graphs"}, 1, (True, "graphs")), ({"mode": "pynative"}, 1, None),
+    ({"compile_cache": "graphs"}, 2, (True, ""))])
 def test_the_configuration_says_how_cells_are_compiled(keys, world_size, asked, monkeypatch):
     from common import network as module
     from common.tasks.train import build_step
@@ -106,12 +109,11 @@ def test_the_configuration_says_how_cells_are_compiled(keys, world_size, asked, 
 
     found = []
     monkeypatch.setattr(module, "compile_with", lambda cell, fused, cache, facts: found.append((fused, cache)) or cell)
-    config = from_mapping({"opt": "sgd", "graph_kernel": True} | keys, "test")
-    network = Linear(4, 3)
+    config = from_mapping({"opt": "sgd", "batch_size": 1, "graph_kernel": True} | keys, "test")
     if world_size == 1:
-        build_step(config, SPEC, network, np.ones(2, np.float32), Runtime())
+        build_step(config, SPEC, Linear(4, 3), np.ones(2, np.float32), Runtime())
     else:
-        compiled_as_wanted(network, config, Runtime(world_size=world_size), fused=True)
+        compiled_as_wanted(Linear(4, 3), config, Runtime(world_size=world_size), fused=True)
     assert found == ([asked] if asked else [])
 
 

@@ -1,7 +1,7 @@
 """Trainings of the authors' own code, update by update: ours repeat them.
 
-In graph mode as a whole; in PyNative mode, which takes several times as long, their beginnings; and on two ranks, which
-is in tests/ranks.
+In graph mode as a whole, two of them with fused operators; in PyNative mode, which takes several times as long, their
+beginnings; and on two ranks, which is in tests/ranks.
 """
 import gc
 
@@ -24,7 +24,7 @@ def repeated_run(request):
     name, mode = request.param
     before = ms.get_context("mode")
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
-    yield name, repeat(name, Runtime(), None if mode == "graph" else BEGINNING[name])
+    yield name, repeat(name, Runtime(), None if mode == "graph" else BEGINNING[name], graph_kernel=name in ("gmlp", "mae"))
     ms.set_context(mode=before)
     gc.collect()
 

@@ -109,8 +109,8 @@ class Config:
                             "binary digits, which is faster; false: float32 is float32", aliases=("allow_hf32",))
     jit_level: str = _run("O0", "how graphs are compiled: O0 operator by operator, O1 with fused operators, O2 as a "
                           "whole (Ascend's graph engine, which MindSpore gives up)", choices=("O0", "O1", "O2"))
-    graph_kernel: bool = _run(False, "CPU: fuse operators into kernels of their own where that was found to be faster "
-                              "and proved right: in trainings of gMLP, float32, by one process", tasks=TRAINING_TASKS)
+    graph_kernel: bool | Literal["auto"] = _run(
+        "auto", "CPU: fuse operators (gMLP, ViT, MAE); auto: in trainings so long that it pays", tasks=TRAINING_TASKS)
     compile_cache: str = _run("", "CPU: folder that keeps compiled graphs of training and evaluation, so that the next "
                               "process with the same network and settings starts sooner; empty: none", path=True,
                               tasks=DATA_TASKS)

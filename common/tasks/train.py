@@ -47,6 +47,8 @@ from common.tasks.loop import train_in_the_open
 from common.tasks.resume import restore
 from common.train_step import ClassifierLoss, FromBytes, ReconstructionLoss, TrainStep
 
+FUSED_FROM = 10**8  # pixels of all images in all epochs: 2,000 images of 224 x 224, 100,000 of 32 x 32
+
 
 def train(config: Config, spec: ModelSpec, in_the_open: bool = False) -> TrainingState:
     """Train a network, or continue a training; everything that lasts is in ``config.ckpt_save_dir``.
@@ -152,7 +154,16 @@ def build_step(config: Config, spec: ModelSpec, network: nn.Cell, lr: np.ndarray
                      ema_decay=config.ema_decay if config.ema else None, world_size=runtime.world_size,
                      mean_over_ranks=config.gradients_mean, allreduce_buckets=config.allreduce_buckets,
                      all_finite=overflow_check(config, runtime.device))
-    return compiled_as_wanted(step, config, runtime, fused=spec.fuses_operators and config.graph_kernel)
+    return compiled_as_wanted(step, config, runtime, fused=fuses_operators(config, spec, len(lr)))
+
+
+def fuses_operators(config: Config, spec: ModelSpec, updates: int) -> bool:
+    """Whether the operators of a training step are to be fused; by itself in trainings of so many pixels that it pays.
+
+    Compiling fused operators took 10 to 30 s longer; per image of 224 x 224 they saved a gMLP-Ti 0.05 s.
+    """
+    pixels = updates * config.accumulation_steps * config.batch_size * config.image_size ** 2
+    return spec.fuses_operators and (pixels >= FUSED_FROM if config.graph_kernel == "auto" else config.graph_kernel)
 
 
 def overflow_check(config: Config, device: str) -> Callable | None:

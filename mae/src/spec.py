@@ -119,7 +119,7 @@ _PRETRAINING = {"variants": AUTOENCODERS, "log_style": PRETRAINING_LOG_STYLE,
 
 SPEC = ModelSpec(
     name="mae", variants=VARIANTS, network=network, convert=convert, restore=restore, no_weight_decay=no_weight_decay,
-    layer_id=layer_id, aliases=ALIASES, log_style=LOG_STYLE, fit=fit, draw_samples=draw_samples,
+    layer_id=layer_id, aliases=ALIASES, log_style=LOG_STYLE, fuses_operators=True, fit=fit, draw_samples=draw_samples,
     visualize=visualize, export_part=export_part, architecture=architecture,
     tasks=("train", "pretrain", "finetune", "linprobe"),
     per_task={task: _CLASSIFIER for task in ("train", "finetune", "linprobe", "eval", "infer")}

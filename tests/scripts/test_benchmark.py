@@ -38,10 +38,13 @@ def fail(how: str):
 
 
 def test_network_is_measured_in_training_and_inference(tmp_path):
-    result = run(SCRIPT, *TINY, "--steps", "2", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    result = run(SCRIPT, *TINY, "--steps", "2", "--floor", "--json", tmp_path / "numbers.json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     written = json.loads((tmp_path / "numbers.json").read_text())
-    train, infer = written["results"]
+    train, its_products, infer, products = written["results"]
+    # the patches, two of a block and the head, and the one over positions
+    assert its_products["products"] == products["products"] == 5 and set(written["ratios"]["infer"]) == {
+        "of_it_products"}
     assert (train["mode"], infer["mode"]) == ("train", "infer")
     assert train["parameters"] == infer["parameters"] > 8 * 8 * 3 * 8
     assert len(train["steps_s"]) == 2
@@ -50,8 +53,8 @@ def test_network_is_measured_in_training_and_inference(tmp_path):
     lines = result.stdout.splitlines()
     assert f"{train['parameters']:,} parameters" in lines[0] and "MindSpore" in lines[0]
     assert lines[1].startswith("train  MindSpore") and f"first step {train['first_step_s']:.1f} s" in lines[1]
-    assert lines[2].startswith("infer  MindSpore") and "peak memory" in lines[2]
-    assert "cores, load" in lines[3]
+    assert lines[3].startswith("infer  MindSpore") and "peak memory" in lines[3]
+    assert lines[5].startswith("train  MindSpore: of it products") and "cores, load" in lines[7]
 
 
 def test_pipeline_is_measured_beside_a_plain_loop(tmp_path):
