@@ -8,13 +8,14 @@
 #   bash scripts/run_tests.sh -k name              and any other arguments of pytest
 #   bash scripts/run_tests.sh tests/test_lr.py     one file
 #   bash scripts/run_tests.sh --help               this text
-# Every process of MindSpore computes on one core, so the tests run in two processes where there are two cores.
+# Every process of MindSpore computes on one core, and tests wait for others that they start: so there is one process more
+# than there are cores, if each can have 4 GB of memory.
 # ZOO_TEST_WORKERS: another number of processes. ZOO_TEST_LIMIT: seconds after which the run is ended, 5000 unless given
 # (10000 with --all). The last lines say what was not run, and why.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 
 seconds=5000
-duration="The ordinary tests: about a quarter of an hour on two quiet cores."
+duration="The ordinary tests: up to a quarter of an hour on two quiet cores."
 for argument in "$@"; do
     case "$argument" in
         -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -28,13 +29,17 @@ done
 
 prepare_environment
 need=(pytest==9.2.0) modules=pytest workers=()
-cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null) || cores=1
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null) || cores=1
 if [ -z "${ZOO_TEST_WORKERS:-}" ] && [ "$cores" -gt 1 ]; then
     # in an environment of the user's own nothing is installed, so there only if pytest-xdist is there already
-    if [ "${ZOO_VENV:-}" != none ] || "$PY" -c 'import xdist' 2>/dev/null; then ZOO_TEST_WORKERS=2; fi
+    if [ "${ZOO_VENV:-}" != none ] || "$PY" -c 'import xdist' 2>/dev/null; then
+        room=$(awk '/^MemAvailable:/ { print int($2 / 4000000) }' /proc/meminfo 2>/dev/null) || room=''
+        ZOO_TEST_WORKERS=$((cores + 1))
+        [ "${room:-$ZOO_TEST_WORKERS}" -ge "$ZOO_TEST_WORKERS" ] || ZOO_TEST_WORKERS=$((room > 1 ? room : 1))
+    fi
 fi
 if [ "${ZOO_TEST_WORKERS:-1}" != 1 ]; then
-    need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist worksteal)
+    need+=(pytest-xdist==3.8.0) modules=pytest,xdist workers=(-n "$ZOO_TEST_WORKERS" --dist loadfile --no-loadscope-reorder)
 fi
 if ! "$PY" -c "import $modules" 2>/dev/null; then
     [ "${ZOO_VENV:-}" != none ] || fail "ZOO_VENV=none, and $PY lacks one of $modules: pip install ${need[*]}"

@@ -1,7 +1,6 @@
 """Shared test set-up: the repository on the path, a quiet framework, parts that run on request, a scratch folder."""
 import ctypes
 import gc
-import importlib
 import os
 import sys
 from collections import Counter
@@ -45,14 +44,23 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the parts that are not asked for; run fast files first, so that most of what is wrong shows soon."""
+    """Leave out the parts that are not asked for; run fast files first, so that most of what is wrong shows soon.
+
+    Processes of pytest-xdist, which get file by file, begin with the slow files, among which those that start several
+    processes are spread: else one would be left with a long file at the end, or the machine be full at the beginning.
+    """
     asked = {name for name in PARTS if config.getoption(name)}
     parts = [(next((name for name in PARTS if item.get_closest_marker(name)), None), item) for item in items]
     kept = [item for part, item in parts if config.getoption("all") or (part in asked if asked else part is None)]
     config.stash[LEFT_OUT] = Counter(part or "ordinary" for part, item in parts) - Counter(
         next((name for name in PARTS if item.get_closest_marker(name)), "ordinary") for item in kept)
-    slow = {item.path for item in kept if any(item.get_closest_marker(name) for name in ("slow", "distributed"))}
-    items[:] = sorted(kept, key=lambda item: item.path in slow)
+    marked = [dict.fromkeys(item.path for item in kept if item.get_closest_marker(name)) for name in ("distributed", "slow")]
+    files = [list(marked[0]), [path for path in marked[1] if path not in marked[0]]]
+    place = {path: (number + 0.5) / len(group) for group in files for number, path in enumerate(group)}
+    if hasattr(config, "workerinput"):
+        items[:] = sorted(kept, key=lambda item: place.get(item.path, 1.0))
+    else:
+        items[:] = sorted(kept, key=lambda item: item.path in place)
 
 
 def pytest_collection_finish():
@@ -84,6 +92,14 @@ def scratch_directory(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def mode_of_a_new_process():
+    """Let every test begin in the framework's own mode, PyNative, whatever ran before: to compile takes longer."""
+    if "mindspore" in sys.modules:
+        ms = sys.modules["mindspore"]
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Free compiled graphs after every file and every slow test; return their memory where the C library can."""
@@ -95,12 +111,12 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 @pytest.fixture
-def uninitialised(monkeypatch):
+def uninitialised():
     """Build networks without initial values, where these do not matter: for large ones they take seconds."""
-    for file in ROOT.glob("*/src/*.py"):
-        if "initialise(" in file.read_text(encoding="utf-8"):
-            module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
-            monkeypatch.setattr(module, "initialise", lambda network, rule: None)
+    from common.layers.initial_values import values_as_built
+
+    with values_as_built():
+        yield
 
 
 @pytest.fixture(params=["graph", "pynative"])
@@ -109,5 +125,4 @@ def mode(request):
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
-    yield request.param
-    ms.set_context(mode=ms.GRAPH_MODE)
+    return request.param

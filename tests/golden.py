@@ -43,6 +43,10 @@ class Tolerances:
     zero_gradient: float = 2e-4
 
 
+# For tests whose cells other tests compile too: to compile them takes most of their time.
+GRAPH_LATER = pytest.mark.parametrize("mode", ["pynative", pytest.param("graph", marks=pytest.mark.long)], indirect=True)
+
+
 def full_size(graph: Sequence[str] = (), pynative: Sequence[str] = ()):
     """Parametrise "mode, name": each network of full size in the mode where it stands, in the other in the long part.
 

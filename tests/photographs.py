@@ -1,5 +1,6 @@
 """Images with structure, and JPEG files of them."""
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -27,3 +28,12 @@ def exif(orientation):
     tags = Image.Exif()
     tags[ORIENTATION] = orientation
     return tags
+
+
+def write_photographs(root: Path, count: int, width: int, height: int) -> Path:
+    """Write so many JPEG files into two class folders for a training; return the folder of both."""
+    for number in range(count):
+        file = root / "train" / "ab"[number % 2] / f"{number:02d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(jpeg(photograph(width, height, seed=number)))
+    return root

@@ -90,9 +90,17 @@ def train(folder, logger, *, scores=(0.25, 0.5, 0.375, 0.5), poison=None, **keys
     return run.state, lr
 
 
-def test_the_lines_have_the_seeds_form(tmp_path, kept):
-    logger, lines = kept
-    train(tmp_path, logger)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A training with nothing special: its folder, what it said, its state, its learning rates."""
+    logger, handler, folder = logging.getLogger("plain"), Kept(), tmp_path_factory.mktemp("plain")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [handler]
+    return folder, handler.lines, *train(folder, logger)
+
+
+def test_the_lines_have_the_seeds_form(plain):
+    _, lines, _, _ = plain
     assert re.fullmatch(r"epoch\[0\], step_num\[0\], loss=\d\.\d{6}", [x for x in lines if "step_num" in x][0])
     totals = [x for x in lines if "epoch time" in x]
     assert len(totals) == EPOCHS
@@ -114,19 +122,19 @@ def test_evaluation_follows_interval_and_offset(tmp_path, kept, interval, offset
     assert [row["epoch"] for row in rows if "top1" in row] == epochs
 
 
-def test_the_record_holds_the_mean_loss_and_the_rate_that_was_applied(tmp_path, kept):
-    _, lr = train(tmp_path, kept[0])
-    rows = list(map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines()))
+def test_the_record_holds_the_mean_loss_and_the_rate_that_was_applied(plain):
+    folder, _, _, lr = plain
+    rows = list(map(json.loads, (folder / "history.jsonl").read_text().splitlines()))
     assert [row["lr"] for row in rows] == pytest.approx([lr[4], lr[9], lr[14], lr[19]])
     assert rows[0]["loss"] > rows[-1]["loss"] and rows[0]["top1"] == 0.25 and rows[0]["skipped"] == 0
 
 
-def test_best_and_newest_checkpoints_are_kept(tmp_path, kept):
-    state, _ = train(tmp_path, kept[0])
+def test_best_and_newest_checkpoints_are_kept(plain):
+    folder, _, state, _ = plain
     assert (state.best, state.best_epoch) == (0.5, 2)  # the first of two equal ones
-    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["net-3_5.ckpt", "net-4_5.ckpt", "net_best.ckpt"]
+    assert sorted(p.name for p in folder.glob("*.ckpt")) == ["net-3_5.ckpt", "net-4_5.ckpt", "net_best.ckpt"]
     from common.checkpoint.file import load_checkpoint
-    assert load_checkpoint(tmp_path / "net_best.ckpt")[1]["epoch"] == 2
+    assert load_checkpoint(folder / "net_best.ckpt")[1]["epoch"] == 2
 
 
 def test_the_best_checkpoints_are_kept_as_many_as_wanted(tmp_path, kept):
@@ -153,10 +161,9 @@ def test_pictures_are_drawn_every_few_epochs_and_at_the_end_in_evaluation_mode(t
     assert modes == [(tmp_path / f"samples_000{epoch}.png", False) for epoch in epochs]
 
 
-def test_curves_are_drawn(tmp_path, kept):
-    train(tmp_path, kept[0])
+def test_curves_are_drawn(plain):
     from PIL import Image
-    with Image.open(tmp_path / "curves.png") as picture:
+    with Image.open(plain[0] / "curves.png") as picture:
         assert min(picture.size) > 200
 
 

@@ -55,16 +55,8 @@ def pattern(name: str) -> str:
     return f"{found[1]}{found[2]}.{min(int(found[3]), 1)}.{found[4]}" if found else name
 
 
-@pytest.fixture(autouse=True)
-def no_initial_values(monkeypatch):
-    """They take longer than all else."""
-    for module in ("gmlp.src.gmlp", "convmlp.src.convmlp", "soft.src.softmax_free_vision_transformer",
-                   "hlg.src.hlg_official", "mae.src.vit", "mae.src.mae_vit"):
-        monkeypatch.setattr(f"{module}.initialise", lambda *_: None)
-
-
 @pytest.mark.parametrize("spec, variant, golden, other", CASES)
-def test_tensors_are_those_of_the_reference_at_other_widths(spec, variant, golden, other):
+def test_tensors_are_those_of_the_reference_at_other_widths(spec, variant, golden, other, uninitialised):
     entries = json.loads((FOLDER / f"{golden}.json").read_text())["entries"]
     listed = {pattern(name): tuple(shape) for name, shape, _ in entries if not name.endswith("num_batches_tracked")}
     assert theirs(spec, shallow(spec, variant)) == listed

@@ -137,7 +137,6 @@ def test_gradient_at_logits_of_exactly_zero(name, expected, mode):
 
 def test_a_loss_is_the_same_in_every_call():
     """The framework's logarithm is not, on a CPU in calls 5 to 14: a few values are computed one by one or together."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     values = Tensor((3 * np.random.default_rng(0).random((6, 7)) + 0.3).astype(np.float32))
     labels = Tensor(np.array([0, 2, 5, 6, 1, 3], np.int32))
     cells = [AsymmetricLoss(gamma_pos=1), *(kind.cell() for kind in LOSSES.values())]
@@ -147,7 +146,6 @@ def test_a_loss_is_the_same_in_every_call():
             if function is not functions[-1] or count % 3 == 0:  # the last one, jsd, has three copies of every image
                 found = {function(values[:count]).asnumpy().tobytes() for _ in range(20)}
                 assert len(found) == 1, (function, count)
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def _loss_and_gradient(cell, labels, logits):

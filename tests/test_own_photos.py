@@ -9,6 +9,11 @@ from PIL import Image
 
 BRIEF = ("--epochs", "1", "--num_workers", "1")
 OP_BY_OP = ("--mode", "pynative")  # to compile a network takes longer than its few steps
+# as small as they can be at their size of image
+SMALL = {"gmlp": ("--embed_dim", "32", "--depth", "2"), "mae": ("--embed_dim", "48", "--depth", "2"),
+         "convmlp": ("--channels", "8", "--dims", "8,16,16"),
+         "soft": ("--dims", "16,16,16,32", "--depths", "1,1,1,1", "--num_heads", "1,1,1,1"),
+         "hlg": ("--dims", "16,16,16,32", "--depths", "1,1,1,1", "--num_heads", "1,1,1,1", "--mlp_ratio", "2,2,2,2")}
 MODELS = ["gmlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convmlp", "soft", "hlg", "mae"))]
 
 
@@ -35,11 +40,11 @@ def test_own_photos_go_from_a_folder_to_onnxruntime(model, tmp_path):
         assert result.returncode == 0, f"{program} {flags}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         return result.stdout + result.stderr
 
-    said = command("train", "--finetune", "--data_dir", photos, "--ckpt_save_dir", folder, *BRIEF)
+    said = command("train", "--finetune", "--data_dir", photos, "--ckpt_save_dir", folder, *BRIEF, *SMALL[model])
     assert "8 of its 40 images are for the evaluation" in said
     best = next(folder.glob("*_best.ckpt"))
     said = command("train", "--finetune", "--data_dir", photos, "--ckpt_path", best, "--ckpt_save_dir",
-                   tmp_path / "again", *BRIEF)
+                   tmp_path / "again", *BRIEF, *SMALL[model])
     assert "Starting from the weights of" in said
     assert "8 images" in command("eval", "--ckpt_path", best)
     assert "apples" in command("infer", "--ckpt_path", best, "--image", photos / "apples")

@@ -4,6 +4,7 @@ Several processes join by MindSpore's dynamic cluster (``common/context/cluster.
 unequal numbers of devices; the server with rank 0 runs the scheduler. A rank table only says who takes part.
 """
 import os
+import random
 import shlex
 import shutil
 import socket
@@ -131,8 +132,11 @@ def _without(names: Sequence[str], variables: Mapping[str, str]) -> tuple[str, .
 
 
 def _free_port(first: int) -> int:
-    """Return the first port from ``first`` on that is free on this machine."""
-    for port in range(first, first + 200):
+    """Return a port of the 200 from ``first`` on that is free on this machine.
+
+    Any of them: a job listens only seconds later, until when another one that is started would find the same.
+    """
+    for port in random.sample(range(first, first + 200), 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -101,7 +101,8 @@ def test_damaged_and_infinite_checkpoints_are_found(folder, capsys):
 
 
 def test_a_run_is_averaged_by_its_evaluation_and_the_result_evaluated(tmp_path):
-    config = write_yaml(tmp_path / "a.yaml", epochs=3, depth=1, image_size=8, batch_size=256, keep_checkpoint_max=3)
+    config = write_yaml(tmp_path / "a.yaml", epochs=3, depth=1, image_size=8, batch_size=256, keep_checkpoint_max=3,
+                        mode="pynative")
     result = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "run")
     assert result.returncode == 0, result.stderr[-2000:]
     out = tmp_path / "soup.ckpt"

@@ -5,7 +5,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from photographs import jpeg, photograph
+from photographs import write_photographs
 
 from common.augment.pipeline import sends_bytes, statistics
 from common.config.load import from_mapping
@@ -26,12 +26,7 @@ class Images(nn.Cell):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photographs")
-    for number in range(27):
-        file = root / "train" / "ab"[number % 2] / f"{number:02d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(jpeg(photograph(60, 50, seed=number)))
-    return root
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 27, 60, 50)
 
 
 def sources(folder, noise_length=0, **values):

@@ -3,7 +3,7 @@ import io
 
 import numpy as np
 import pytest
-from photographs import exif, jpeg, photograph
+from photographs import exif, jpeg, photograph, write_photographs
 from PIL import Image
 
 from common.augment.pipeline import train_transform
@@ -127,12 +127,7 @@ def test_a_large_picture_is_decoded_reduced_and_its_crop_is_nearly_pils():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photographs")
-    for number in range(16):
-        file = root / "train" / "ab"[number % 2] / f"{number:02d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(jpeg(photograph(120, 100, seed=number)))
-    return root
+    return write_photographs(tmp_path_factory.mktemp("photographs"), 16, 120, 100)
 
 
 def batches(folder, **values):

@@ -41,14 +41,6 @@ NETWORKS = {
 
 
 @pytest.fixture(autouse=True)
-def op_by_op():
-    """The networks themselves run op by op here: three numbers of images would be three compilations."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
-@pytest.fixture(autouse=True)
 def device_chosen(monkeypatch):
     """A process chooses its device once, before it computes; this one has."""
     monkeypatch.setattr("common.tasks.export.start", lambda config: SimpleNamespace(rank=0))

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from entry import ROOT
-from golden import Golden, Module, check_classifier, full_size, load_strictly, phases_in
+from golden import GRAPH_LATER, Golden, Module, check_classifier, full_size, load_strictly, phases_in
 from golden_rule import fill, noise
 from mindspore import ops
 
@@ -114,7 +114,8 @@ def check_autoencoder(golden: Golden, network, kinds=("raw", "norm")) -> dict[st
 
 
 def test_tiny_autoencoder_reproduces_the_golden_numbers(mode):
-    check_autoencoder(Golden("mae_vit_tiny"), tiny_mae())
+    """In graph mode with one of the two losses, each of which is a compilation."""
+    check_autoencoder(Golden("mae_vit_tiny"), tiny_mae(), ("raw", "norm") if mode == "pynative" else ("norm",))
 
 
 @pytest.mark.slow
@@ -245,6 +246,7 @@ def test_other_spellings_name_a_variant(spelling, name):
     assert SPEC.variant(spelling) == name
 
 
+@GRAPH_LATER
 def test_images_that_are_not_square_and_have_other_channels_are_allowed(mode):
     from mindspore import Tensor
 
@@ -324,6 +326,7 @@ def reference_loss(images, pred, mask, normalised):
     return np.mean(errors)
 
 
+@GRAPH_LATER
 @pytest.mark.parametrize("normalised", [False, True])
 def test_loss_is_that_of_removed_patches_in_the_order_row_column_channel_with_unbiased_variance(mode, normalised):
     from mindspore import Tensor
@@ -376,6 +379,7 @@ def test_shipped_file_fits_the_variant_that_it_names(path):
         assert peak_lr(config, config.batch_size * devices) == pytest.approx(expected)
 
 
+@GRAPH_LATER
 def test_prediction_is_in_the_order_of_the_image_whatever_the_order_of_the_visible_patches(mode):
     from mindspore import Tensor
 
@@ -394,6 +398,7 @@ def test_decoder_has_the_encoders_kind_of_block_and_patches_have_no_norm():
                                                                                          "patch_embed.proj.bias"]
 
 
+@GRAPH_LATER
 def test_class_and_mask_token_are_one_row_each_and_trained_while_tables_are_fixed(mode):
     from mindspore import Tensor, nn
 
@@ -487,6 +492,7 @@ def test_mean_pooling_leaves_the_class_token_out(mode):
     np.testing.assert_array_equal(network(images).asnumpy(), before)
 
 
+@GRAPH_LATER
 def test_without_classes_the_output_is_the_features(mode):
     from mindspore import Tensor
 
@@ -495,7 +501,8 @@ def test_without_classes_the_output_is_the_features(mode):
 
 # precision
 
-@pytest.mark.parametrize("mode, level", [("graph", "O3"), ("pynative", "O2")], indirect=["mode"])
+@pytest.mark.parametrize("mode, level", [pytest.param("graph", "O3", marks=pytest.mark.long), ("pynative", "O2"),
+                                         ("pynative", "O3")], indirect=["mode"])
 def test_half_precision_stays_near_single_precision_and_the_loss_is_float32(mode, level):
     import mindspore as ms
 

@@ -56,7 +56,7 @@ def history(folder):
 def pretrained(tmp_path_factory):
     """A masked autoencoder after three epochs: its folder, its checkpoint and what was logged."""
     folder = tmp_path_factory.mktemp("pretrained")
-    config = write(folder / "mae.yaml", DATA, PRETRAIN)
+    config = write(folder / "mae.yaml", DATA, PRETRAIN, compile_cache=str(folder / "graphs"))
     log = log_of(start("pretrain", config, folder / "run", "--use_parallel", "False"))
     return folder, folder / "run" / "mae-digits-3_11.ckpt", log
 

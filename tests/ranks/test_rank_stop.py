@@ -16,9 +16,10 @@ from common.run.facts import read_facts
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-# Running statistics, which differ from rank to rank inside an epoch, a moving average of them, and accumulation.
+# Running statistics, which differ from rank to rank inside an epoch, a moving average of them, and accumulation. Op by op:
+# six processes would compile for longer than they train.
 KEYS = {"model": "convmlp_s", "dataset": "digits", "num_classes": 10, "image_size": 32, "channels": 8,
-        "n_conv_blocks": 1, "dims": [8, 16], "depths": [1, 1], "mlp_ratio": 2, "batch_size": 4, "accumulation_steps": 2,
+        "n_conv_blocks": 1, "dims": [8, 16], "depths": [1, 1], "mlp_ratio": 2, "batch_size": 16, "mode": "pynative", "accumulation_steps": 2,
         "epochs": 1, "lr": 0.01, "warmup_epochs": 0, "device_target": "CPU", "num_workers": 1, "ema": True,
         "ema_decay": 0.9, "distribute": True, "log_interval": 1, "mixup": 0.5, "drop_path_rate": 0.1}
 
@@ -49,7 +50,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_the_job_goes_on
         assert jobs[0].wait(timeout=600) == 0, logs(tmp_path)
         saved, = (tmp_path / "parts").glob("*-1_*.ckpt")
         step = int(re.search(r"-1_(\d+)$", saved.stem)[1])
-        assert 2 < step < 89 and f"in epoch 1 after step {step} of 89; saved" in log.read_text()
+        assert 2 < step < 22 and f"in epoch 1 after step {step} of 22; saved" in log.read_text()
         assert load_checkpoint(saved)[0]["ranks.train.loss_sum"].shape == (2,)
         jobs.append(begin(tmp_path, config, "parts_again"))
         assert jobs[2].wait(timeout=600) == 0, logs(tmp_path)

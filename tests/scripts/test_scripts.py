@@ -294,6 +294,11 @@ def test_a_dry_run_checks_the_configuration(tree):
     assert error == "error: lr: 'x' is no number."
 
 
+def test_jobs_of_one_server_that_start_at_once_meet_at_different_ports(tree):
+    ports = [re.search(r"MS_SCHED_PORT=(\d+)", tree.run(CPU, "gmlp_a.yaml", "--dry_run").stdout)[1] for _ in range(4)]
+    assert len(set(ports)) > 1 and all(8118 <= int(port) < 8318 for port in ports)  # all equal: once in 8,000,000
+
+
 def test_gpus_are_counted(tree):
     assert "DEVICE_NUM" in only_sentence(tree.run(GPU, "gmlp_a.yaml"))
     shown = tree.run(GPU, "gmlp_a.yaml", "--dry_run")
@@ -422,7 +427,7 @@ def test_scripts_are_clean_for_shellcheck():
 
 @pytest.mark.distributed
 def test_two_real_processes_train_on_the_cpu(tmp_path):
-    config = write_yaml(tmp_path / "a tiny one.yaml", epochs=1)
+    config = write_yaml(tmp_path / "a tiny one.yaml", epochs=1, depth=1, mode="pynative")
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DEVICE_NUM")}
     result = subprocess.run(["sh", ROOT / "scripts" / CPU, "gmlp", config.name, "--ckpt_save_dir", "both"], text=True,
                             capture_output=True, timeout=1500, stdin=subprocess.DEVNULL, cwd=tmp_path,

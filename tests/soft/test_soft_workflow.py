@@ -98,8 +98,6 @@ def test_attention_is_drawn_for_the_chosen_places(trained, tmp_path):
 
 def test_attention_maps_are_rows_of_the_kernel_as_a_whole(trained):
     """Of a small map the whole N x N kernel can be written down: K V K^T, mean over the heads."""
-    import mindspore as ms
-
     from soft.src.attention_picture import attention_maps
 
     network = SPEC.build("soft_tiny", num_classes=10, image_size=64, dims=(16, 32, 64, 64), num_heads=(1, 2, 4, 4),
@@ -109,9 +107,7 @@ def test_attention_maps_are_rows_of_the_kernel_as_a_whole(trained):
     network.block2[0].attn.register_forward_pre_hook(lambda cell, args: inputs.append(args))
     maps = attention_maps(network, image, [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
     attention = network.block2[0].attn
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     wide, inverse = attention.factors(attention.split(attention.query(inputs[0][0])) * attention.scale, inputs[0][1])
-    ms.set_context(mode=ms.GRAPH_MODE)
     wide, inverse = wide.asnumpy()[0], inverse.asnumpy()[0]
     whole = (wide @ inverse @ wide.swapaxes(1, 2)).mean(0)
     assert [m.shape for m in maps] == [(3, 16, 16), (3, 8, 8), (3, 4, 4)]

@@ -42,7 +42,7 @@ def kill_after(config, folder, epoch):
 
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_killed_training_continues_as_if_it_had_never_stopped(tmp_path, fused):
-    config = write_yaml(tmp_path / "run.yaml", graph_kernel=fused, **FULL)
+    config = write_yaml(tmp_path / "run.yaml", graph_kernel=fused, compile_cache=tmp_path / "graphs", **FULL)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", whole).returncode == 0
     kill_after(config, parts, epoch=2)
