@@ -54,9 +54,9 @@ def pytest_collection_modifyitems(config, items):
     kept = [item for part, item in parts if config.getoption("all") or (part in asked if asked else part is None)]
     config.stash[LEFT_OUT] = Counter(part or "ordinary" for part, item in parts) - Counter(
         next((name for name in PARTS if item.get_closest_marker(name)), "ordinary") for item in kept)
-    marked = [dict.fromkeys(item.path for item in kept if item.get_closest_marker(name)) for name in ("distributed", "slow")]
-    files = [list(marked[0]), [path for path in marked[1] if path not in marked[0]]]
-    place = {path: (number + 0.5) / len(group) for group in files for number, path in enumerate(group)}
+    several, slow = ([*dict.fromkeys(item.path for item in kept if item.get_closest_marker(name))]
+                     for name in ("distributed", "slow"))
+    place = {path: (number + 0.5) / len(group) for group in (slow, several) for number, path in enumerate(group)}
     if hasattr(config, "workerinput"):
         items[:] = sorted(kept, key=lambda item: place.get(item.path, 1.0))
     else:

@@ -675,7 +675,7 @@ def test_absent_c2net_is_one_sentence(tmp_path, openi):
 
 def start(bucket, tmp_path, *flags, **environment):
     config = write_yaml(tmp_path / "cloud.yaml", enable_modelarts=1, dataset="cifar10", val_while_train=False, epochs=1,
-                        checkpoint_url="", output_path=tmp_path / "cache" / "train",
+                        checkpoint_url="", mode="pynative", depth=1, output_path=tmp_path / "cache" / "train",
                         data_path=tmp_path / "cache" / "data", data_dir=tmp_path / "cache" / "data")
     return run("gmlp/train.py", "--config_path", config, "--data_url", "obs://bucket/digits", "--train_url",
                "obs://bucket/results", *flags, cwd=ROOT, JOB_ID="", ASCEND_DEVICE_ID="",

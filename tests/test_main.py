@@ -165,7 +165,7 @@ def image_folder(root, broken: bool):
 def test_a_broken_image_is_named_or_skipped_and_counted(tmp_path, workers):
     data = image_folder(tmp_path / "data", broken=True)
     config = write_yaml(tmp_path / "run.yaml", dataset="folder", num_classes=2, epochs=1, batch_size=4,
-                        num_workers=workers)
+                        num_workers=workers, mode="pynative", depth=1)
     arguments = ("gmlp/train.py", "--config_path", config, "--data_dir", data, "--ckpt_save_dir")
     assert "3.png" in sentence(run(*arguments, tmp_path / "a"))
     skipped = run(*arguments, tmp_path / "b", "--on_error", "skip")

@@ -13,11 +13,20 @@ PUBLISHED = {"gmlp_ti": 5_867_328, "gmlp_s": 19_422_656, "gmlp_b": 73_075_392, "
              "vit_base_patch16": 86_567_656, "vit_large_patch16": 304_326_632, "vit_huge_patch14": 632_045_800}
 
 
-def test_the_tables_of_all_readme_files_have_the_counted_costs():
-    costs.cache_clear()
-    for file in readme_files():
+def check_tables(files):
+    for file in files:
         text = file.read_text(encoding="utf-8")
         assert fill_costs(text) == text, f"{file.relative_to(ROOT)}: run python scripts/readme_tables.py"
+
+
+def test_the_tables_of_the_main_readme_have_the_counted_costs():
+    check_tables([ROOT / "README.md", ROOT / "gmlp" / "README.md"])
+
+
+@pytest.mark.long
+def test_the_tables_of_all_readme_files_have_the_counted_costs():
+    costs.cache_clear()
+    check_tables(readme_files())
     variants = [name for name in list_models() if not name.startswith("soft_norm_")]  # of the sizes of soft_*
     layouts = [name for name in variants if name.startswith("hlg_") and name != "hlg_mobile"]
     assert costs.cache_info().misses == len(variants) + len(layouts) + 3  # three in the spelling of their recipe

@@ -14,7 +14,7 @@ def check(device: str, names: list[str]) -> None:
         assert result["outcome"] == TARGET[device], result
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("device", TARGET)
 def test_a_small_network_compiles_and_an_operator_that_is_not_there_is_refused(device):
     control, network = compile_graphs(device, ["control", "gmlp:predict"])

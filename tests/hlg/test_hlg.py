@@ -102,7 +102,7 @@ def check_gradients(reference, network, phases) -> None:
 
 
 @pytest.mark.slow
-@full_size(graph=["hlg_mobile_avgpool"], pynative=["hlg_mobile", *GOLDENS[2:]])
+@full_size(graph=["hlg_mobile_avgpool"], pynative=["hlg_mobile", "hlg_tiny_avgpool", "hlg_tiny_dwconv"])
 def test_network_reproduces_the_golden_numbers(mode, name, uninitialised):
     reference = Reference(name)
     network = reference.network()
@@ -111,17 +111,18 @@ def test_network_reproduces_the_golden_numbers(mode, name, uninitialised):
         check_stages(reference, network)
 
 
-@pytest.mark.slow
-@full_size(pynative=["hlg_mobile_avgpool"])
-def test_network_reproduces_the_golden_stages(mode, name, uninitialised):
-    reference = Reference(name)
-    check_stages(reference, reference.network())
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["graph"], indirect=True)
-@pytest.mark.parametrize("name", [name for name in GOLDENS if name != "hlg_mobile_avgpool"])
-def test_graph_mode_reproduces_the_golden_stages(mode, name, uninitialised):
+@pytest.mark.parametrize("mode", ["graph", "pynative"], indirect=True)
+def test_network_of_the_papers_layout_reproduces_the_golden_numbers(mode, uninitialised):
+    reference = Reference("hlg_tiny_avgpool_paper")
+    check_gradients(reference, reference.network(), phases_in(mode))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, name", [
+    ("pynative", "hlg_mobile_avgpool"), ("pynative", "hlg_tiny_avgpool_paper"),
+    *(pytest.param("graph", name, marks=pytest.mark.long) for name in GOLDENS)], indirect=["mode"])
+def test_network_reproduces_the_golden_stages(mode, name, uninitialised):
     reference = Reference(name)
     check_stages(reference, reference.network())
 
@@ -331,8 +332,10 @@ def test_images_of_another_size_are_refused(variant):
         small(variant).stage_outputs(random_images(size=28))
 
 
-@pytest.mark.parametrize("mode, level", [("graph", "O3"), ("pynative", "O2")], indirect=["mode"])
-@BOTH
+@pytest.mark.parametrize("mode, level, variant", [
+    ("graph", "O3", "hlg_mobile"), pytest.param("graph", "O3", "hlg_tiny_avgpool", marks=pytest.mark.long),
+    ("pynative", "O3", "hlg_tiny_avgpool"), ("pynative", "O2", "hlg_mobile"), ("pynative", "O2", "hlg_tiny_avgpool")],
+    indirect=["mode"])
 def test_half_precision_is_near_float32_and_has_finite_float32_gradients(mode, level, variant):
     check_half_precision(small(variant, depths=(1, 1)), small(variant, depths=(1, 1)), level, 56)
 

@@ -16,7 +16,7 @@ from common.tasks.train import train
 from gmlp.src.spec import SPEC
 
 SMALL = TINY | {"model": "gmlp_ti", "image_size": 8, "embed_dim": 8, "depth": 1, "batch_size": 128, "log_interval": 1,
-                "warmup_epochs": 0}  # 11 steps per epoch
+                "warmup_epochs": 0, "mode": "pynative"}  # 11 steps per epoch
 
 
 def train_in(folder: Path, **keys) -> Path:

@@ -69,7 +69,6 @@ def rows(folder):
 @pytest.mark.parametrize("graph", ["graph", "pynative"])
 def test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it(graph, tmp_path, monkeypatch, caplog):
     state = train(tmp_path, True, monkeypatch, mode=graph, **SINK)
-    ms.set_context(mode=ms.GRAPH_MODE)
     assert (state.steps_per_epoch, len(state.lr)) == (3, 12)
     found = rows(tmp_path)
     assert [row["epoch"] for row in found] == [1, 2, 3, 4]
@@ -82,7 +81,8 @@ def test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it(graph, tmp_p
 
 def test_a_loop_in_the_open_trains_the_same(tmp_path):
     """What train_with_func.py does, also continued, beside the framework's ``Model.train``."""
-    values = TINY | {"mixup": 0.2, "scheduler": "constant", "save_checkpoint_epochs": 1}
+    values = TINY | {"mixup": 0.2, "scheduler": "constant", "save_checkpoint_epochs": 1,
+                     "compile_cache": str(tmp_path / "graphs")}
     for folder, steps in (("open", ((2, True),)), ("framework", ((2, False),)), ("parts", ((1, True), (2, True)))):
         for epochs, in_the_open in steps:
             keys = values | {"ckpt_save_dir": str(tmp_path / folder), "epochs": epochs}
@@ -95,13 +95,13 @@ def test_a_loop_in_the_open_trains_the_same(tmp_path):
 
 def test_a_device_that_does_not_sink_trains_the_same(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        train(tmp_path / "sinks", True, patched, **SINK)
-    train(tmp_path / "steps", False, monkeypatch, **SINK)
+        train(tmp_path / "sinks", True, patched, **SINK, compile_cache=str(tmp_path / "graphs"))
+    train(tmp_path / "steps", False, monkeypatch, **SINK, compile_cache=str(tmp_path / "graphs"))
     assert [row["loss"] for row in rows(tmp_path / "sinks")] == [row["loss"] for row in rows(tmp_path / "steps")]
 
 
 def test_a_continued_training_goes_on_in_the_data_where_it_ended(tmp_path, monkeypatch):
-    whole = TINY | SINK | {"scheduler": "constant"}
+    whole = SINK | {"scheduler": "constant", "compile_cache": str(tmp_path / "graphs")}
     train(tmp_path / "whole", True, monkeypatch, **whole)
     train(tmp_path / "parts", True, monkeypatch, **(whole | {"epochs": 2}))
     train(tmp_path / "parts", True, monkeypatch, **whole)
