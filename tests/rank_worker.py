@@ -27,6 +27,7 @@ from common.dataset.batches import train_batches
 from common.dataset.digits import load_digits
 from common.dataset.samples import ArraySamples, count_steps
 from common.errors import UserError
+from common.layers.initial_values import values_as_built
 from common.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from common.lr import schedule
 from common.network import build_network
@@ -218,7 +219,8 @@ def replaced(found: Findings, folder: Path) -> None:
                                 (HLG, "hlg_tiny_avgpool", {}),
                                 (MAE, "vit_base_patch16", {"batchnorm_head": True, "depth": 1, "embed_dim": 24,
                                                            "num_heads": 2})):
-        network = spec.for_task("linprobe" if spec is MAE else "train").build(variant, **small, **more)
+        with values_as_built():
+            network = spec.for_task("linprobe" if spec is MAE else "train").build(variant, **small, **more)
         before = [parameter.name for parameter in network.get_parameters()]
         kept = statistics_of(network.get_parameters())
         count = synchronise(network, found.runtime.world_size)

@@ -13,7 +13,7 @@ OP_BY_OP = ("--mode", "pynative")  # to compile a network takes longer than its 
 SMALL = {"gmlp": ("--embed_dim", "32", "--depth", "2"), "mae": ("--embed_dim", "48", "--depth", "2"),
          "convmlp": ("--channels", "8", "--dims", "8,16,16"),
          "soft": ("--dims", "16,16,16,32", "--depths", "1,1,1,1", "--num_heads", "1,1,1,1"),
-         "hlg": ("--dims", "16,16,16,32", "--depths", "1,1,1,1", "--num_heads", "1,1,1,1", "--mlp_ratio", "2,2,2,2")}
+         "hlg": ("--dims", "16,32", "--depths", "1,1", "--num_heads", "1,1", "--mlp_ratio", "2,2")}
 MODELS = ["gmlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convmlp", "soft", "hlg", "mae"))]
 
 
