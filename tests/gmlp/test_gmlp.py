@@ -1,8 +1,6 @@
 """gMLP: the authors' numbers, sizes, initial values, bad arguments, names of other implementations."""
 import math
 import signal
-import subprocess
-import sys
 
 import mindspore as ms
 import numpy as np
@@ -109,11 +107,6 @@ def test_images_that_are_not_square_and_have_other_channels_are_allowed(mode):
     network = tiny(image_size=(16, 24), in_channels=1)
     logits = network(Tensor(np.zeros((3, 1, 16, 24), np.float32)))
     assert logits.shape == (3, 10)
-
-
-def test_variants_are_known_without_mindspore():
-    code = "import sys, gmlp.src.spec; sys.exit('mindspore' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # initial values

@@ -1,7 +1,5 @@
 """SOFT: the authors' numbers, sizes, precision, initial values, bad arguments, names of weights."""
 import math
-import subprocess
-import sys
 
 import mindspore as ms
 import numpy as np
@@ -205,11 +203,6 @@ def test_twelve_variants_are_known_and_the_spelling_of_names_does_not_matter():
     assert set(SPEC.variants) == {f"{family}_{size}" for family in ("soft", "soft_norm") for size in COUNTS}
     assert set(COUNTS) == set(SIZES)
     assert SPEC.variant("SOFT_tiny") == "soft_tiny" and SPEC.variant("Soft_Norm_Huge") == "soft_norm_huge"
-
-
-def test_variants_are_known_without_mindspore():
-    code = "import sys, soft.src.spec; sys.exit('mindspore' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("variant", ["soft_tiny", "soft_norm_tiny"])
