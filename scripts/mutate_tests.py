@@ -23,7 +23,7 @@ KEPT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "outputs")
 ELSEWHERE = ("torture/", "devices/", "ranks/", "scripts/", "test_readme.py", "test_house.py", "test_own_photos.py",
              "test_sixth_model.py")  # take minutes, or test what is no code of a room
 HARNESS = 99  # exit code of a process that could not start the tests
-LONG, FIRST, SECOND = 8, 8, 60  # seconds: of a test that waits for the second round; of all tests of a round
+LONG, FIRST, SECOND = 8, 8, 30  # seconds: of a test that waits for the second round; of all tests of a round
 
 
 class Failures:
@@ -155,6 +155,7 @@ class Tests:
         if not done:
             end_family(psutil.Process(child))
             os.waitpid(child, 0)
+            shutil.rmtree(scratch, ignore_errors=True)
             return "the time limit"
         failed = scratch / "failed"
         code, named = os.waitstatus_to_exitcode(status), failed.exists() and failed.read_text()

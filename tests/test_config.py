@@ -741,6 +741,7 @@ def test_mistake_in_a_file_is_one_sentence(text, parts):
     ({"num_classes": 0}, ["num_classes: 0", ">= 1"]),
     ({"drop_path_rate": 1}, ["drop_path_rate: 1", "< 1"]),
     ({"num_workers": 0}, ["num_workers: 0", ">= 1"]),
+    ({"seed": 2 ** 32}, ["seed: 4294967296", "beyond 4294967295"]),
     ({"accumulation_steps": 0}, ["accumulation_steps: 0", ">= 1"]),
     ({"dims": [1, 2], "depths": [1]}, ["dims: [1, 2]", "depths: [1]"])])
 def test_impossible_value_is_one_sentence(values, parts):

@@ -233,6 +233,11 @@ def test_check_says_what_is_in_the_table_and_notes_odd_sets_of_devices(capsys):
     said = capsys.readouterr().out
     assert "version 1.0, 1 server, 3 ranks." in said and f"server 0 '{ONE}': ranks 0-2 on devices 0,1,2" in said
     assert f"this server: '{ONE}'" in said and "910A" in said
+    for ids, noted in (("018", False), ("34", True), ("01", False)):  # of sixteen devices; of both halves; of one
+        document = table(len(ids))
+        for device, number in zip(document["server_list"][0]["device"], ids):
+            device["device_id"] = number
+        assert run(main, ["check", str(write(document))]) == 0 and ("910A" in capsys.readouterr().out) == noted
     assert run(main, ["check", str(write(table(4, 4)))]) == 0
     said = capsys.readouterr().out
     assert "set SERVER_ID" in said and "910A" not in said

@@ -115,6 +115,7 @@ def test_names_mean_what_they_say():
     assert auto_augment("v0", (1, 2, 3), 2) == Policy(POLICIES["v0"], 0.0, (1, 2, 3), 2)
     assert auto_augment("original-mstd0.5").magnitude_std == 0.5
     assert auto_augment("augmix-m5-w4-d2-a0.5-mstd1") == AugMix(5.0, 4, 2, 0.5, 1.0)
+    assert auto_augment("augmix") == AugMix(3.0, 3, 0, 1.0, np.inf)
     for text, message in (("v0-m9", "the part 'm9'"), ("augmix-d0", "from 1 to 10"), ("ta_wide-m3", "not known"),
                           ("v1", "not known")):
         with pytest.raises(UserError, match=message):

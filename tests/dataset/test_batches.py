@@ -90,7 +90,7 @@ def test_a_batch_larger_than_the_data_is_an_error_that_names_all_factors():
 
 def test_an_epoch_holds_whole_steps():
     data = train_batches(config_of(accumulation_steps=4), few(70), rank=0, world_size=1)
-    assert data.get_dataset_size() == 8 == len(epochs_of(data, 1)[0])
+    assert data.get_dataset_size() == 8 == len(epochs_of(data, 1)[0]) and data.get_col_names() == ["image", "label"]
 
 
 # the order

@@ -13,7 +13,8 @@ from PIL import Image
 from common.augment.pipeline import eval_transform
 from common.config.load import from_mapping
 from common.errors import UserError
-from common.export.description import description_path, preprocessing_of
+from common.export.contents import Contents
+from common.export.description import describe_ports, description_path, preprocessing_of
 from common.export.load import load_mindir
 from common.export.write import choose_format, export_network
 from entry import ROOT
@@ -68,6 +69,11 @@ def test_the_description_says_what_a_caller_needs():
     assert description["preprocessing"]["mean"] == [0.4914, 0.4822, 0.4465]
     assert (description["file_format"], description["mindspore_version"]) == ("MINDIR", ms.__version__)
     assert description["largest_difference"] <= 1e-6 and description["compared_images"] == 8
+
+
+def test_a_network_of_one_channel_takes_grey_images():
+    ports = describe_ports([("images", (None, 1, 16, 16), "float32")], [np.zeros((1, 10))], Contents())
+    assert ports["input"]["values"] == "grey, (v / 255 - mean) / std"
 
 
 @pytest.mark.parametrize("values", [

@@ -120,6 +120,8 @@ def test_every_image_is_answered_once_whatever_the_ranks_and_batches(world_size,
                                           for name in ("predicted", "probability"))
     assert whole.mistakes().tolist() == [22, 5]
     assert whole.matrix().tolist() == [[8, 0, 0], [0, 7, 1], [1, 0, 6]]
+    whole.predicted[0] = 4  # a network with more outputs than there are classes
+    assert whole.matrix().shape == (3, 5)
 
 
 def test_batches_in_another_order_are_noticed():

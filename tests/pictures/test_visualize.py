@@ -174,15 +174,15 @@ def test_roll_out_multiplies_the_blocks_with_half_of_the_identity():
 def test_a_filter_is_a_row_of_the_spatial_projection():
     network = GMLP.build("gmlp_ti", num_classes=10, image_size=24, patch_size=4, embed_dim=8, depth=1, mlp_ratio=2)
     weight = np.zeros((36, 36), np.float32)
-    token = round(PLACES[0][0] * 5) * 6 + round(PLACES[0][1] * 5)
+    token = round(PLACES[1][0] * 5) * 6 + round(PLACES[1][1] * 5)
     weight[token, 6 * 4 + 5], weight[token, 6 * 5] = 2.0, -1.0
     network.blocks[0].gate.proj.weight.set_data(ms.Tensor(weight))
     (row,) = filter_rows(network)
-    pixels = np.asarray(row[0][0])
+    pixels = np.asarray(row[1][0])
     colours = {place: tuple(pixels[round((place[0] + 0.5) * 224 / 6), round((place[1] + 0.5) * 224 / 6)])
                for place in ((4, 5), (5, 0), (3, 3))}
     assert colours == {(4, 5): tuple(SIGNED[4]), (5, 0): tuple(SIGNED[1]), (3, 3): (255, 255, 255)}
-    assert row[0][1] == "block 1, token 2, 1"
+    assert row[1][1] == "block 1, token 2, 3"
 
 
 # colours
