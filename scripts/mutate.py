@@ -128,12 +128,16 @@ def main() -> None:
             if len(noticed) != number or any(noticed):
                 continue
             names = reach.rounds(mutant.room, mutant.file, mutant.lines())[number]
+            limit = 30 + 4 * sum(map(reach.tests.get, names))
             started, place = time.monotonic(), tests.tree / mutant.file
             place.write_bytes(mutant.source())  # newer than what is compiled of it
             try:
-                noticed.append(names and tests.run(names, 30 + 4 * sum(map(reach.tests.get, names))) or "")
+                said = names and tests.run(names, limit) or ""
             finally:
                 shutil.copy2(ROOT / mutant.file, place)
+            if said and said not in reach.tests and tests.run(names, limit):
+                sys.exit(f"error: {said} without any mutant, too; {work / 'last.log'} says why.")
+            noticed.append(said)
             record.write_text(json.dumps(results), encoding="utf-8")
             print(f"{'killed  ' if noticed[-1] else ('later   ', 'SURVIVED')[number]} {mutant}  ({noticed[-1] or f'{len(names)} tests'}, "
                   f"{time.monotonic() - started:.0f} s)", flush=True)

@@ -125,7 +125,7 @@ class Companions(nn.Cell):
         token = ops.broadcast_to(self.token, (batch, 1, 8)) + ops.tile(self.token, (batch, 1, 1))
         zeros = ops.zeros((batch, 2, 8), ms.float32) + ops.ones((batch, 1, 1), ms.float32)
         rows = ops.concat((token, zeros, x.reshape(batch, 24, 8), ops.zeros_like(x[:, 0])), 1)
-        return ops.softmax(self.norm(rows), -1).swapaxes(1, 2) + ops.eye(8, 35, ms.float32)
+        return ops.softmax(self.norm(rows), -1).swapaxes(1, 2) + ops.eye(8, 35, ms.float32) + zeros[:, :1, :1]
 
 
 class Several(nn.Cell):

@@ -14,6 +14,7 @@ from small_networks import Linear, TwoLayers
 
 from common.checkpoint.file import FORMAT, META, load_checkpoint, save_checkpoint
 from common.checkpoint.lock import FolderLock
+from common.checkpoint.meta import read_meta
 from common.checkpoint.run_folder import RunFolder
 from common.checkpoint.weights import load_into, network_tensors
 from common.errors import UserError
@@ -28,7 +29,7 @@ def tensors():
 def test_tensors_and_description_come_back_as_they_were(tmp_path, tensors):
     path = save_checkpoint(tmp_path / "a.ckpt", tensors, {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]})
     read, meta = load_checkpoint(path)
-    assert meta == {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]}
+    assert meta == {"epoch": 3, "best": 0.5, "classes": ["ä", "b"]} == read_meta(path)
     assert read.keys() == tensors.keys()
     for name in tensors:
         assert read[name].dtype == tensors[name].dtype

@@ -21,7 +21,7 @@ from entry import ROOT, environment, run, sentence, write_yaml
 from common.checkpoint.file import save_checkpoint
 from common.checkpoint.weights import weights_of
 from common.cloud.data import data_root
-from common.cloud.staging import FRESH_SECONDS, Place, fetch, place, send, staged
+from common.cloud.staging import FRESH_SECONDS, Place, _with_settings, fetch, place, send, staged
 from common.config.addresses import on_cloud, sources
 from common.config.load import from_mapping, load_config
 from common.config.options import Config
@@ -739,3 +739,11 @@ def test_a_fetched_checkpoint_brings_the_settings_of_its_training(tmp_path, buck
                  MOXING_ROOT=str(bucket.parent))
     assert result.returncode == 0, result.stderr
     assert "Top_1_Accuracy" in result.stdout and "360 images" in result.stdout
+
+
+@pytest.mark.parametrize("data_dir, eval_dir", [("fetched", ""), ("", "/gone/val")])
+def test_the_evaluation_data_of_a_training_go_with_its_data(tmp_path, data_dir, eval_dir):
+    (tmp_path / "a.ckpt").touch()
+    before, written = configure(), configure(eval_dir="/gone/val")
+    fetched = dataclasses.replace(before, ckpt_path=str(tmp_path / "a.ckpt"), data_dir=data_dir or before.data_dir)
+    assert _with_settings(before, fetched, lambda path: written).eval_dir == eval_dir

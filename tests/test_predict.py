@@ -89,6 +89,10 @@ def test_a_network_with_a_fixed_batch_is_filled_up():
     for a, b in zip(fixed, single):
         assert [one.index for one in a.top] == [one.index for one in b.top]
         assert a.top[0].probability == pytest.approx(b.top[0].probability, abs=1e-6)
+    encoder = predictor(FixedBatch(4), batch_size=4, fixed_batch=True, class_names=None)
+    encoder.part = "encoder"
+    features = encoder.features([*images, images[0]])  # the last in a batch that is filled up
+    np.testing.assert_array_equal(features[0], features[5])
 
 
 def test_probabilities_are_sorted_and_those_of_the_logits():

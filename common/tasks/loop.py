@@ -14,7 +14,7 @@ from common.train_step import TrainStep
 
 
 def train_in_the_open(step: TrainStep, epochs: int, data: GeneratorDataset, callbacks: Sequence[Callback],
-                      initial_epoch: int = 0) -> None:
+                      initial_epoch: int) -> None:
     """Take every batch through the step, and tell the callbacks what they ask for.
 
     Args:

@@ -87,6 +87,8 @@ def test_what_each_holds_is_listed_and_what_differs_named(folder, capsys):
     assert command.main(["diff", str(folder / "net-2_5.ckpt"), str(folder / "net-3_5.ckpt")]) == 1
     said = capsys.readouterr().out
     assert "epoch: 2 -> 3" in said and "w: 0.5, at most 1" in said and "2 tensors are equal" in said
+    with pytest.raises(UserError, match="required: command"):
+        command.main([])
 
 
 def test_damaged_and_infinite_checkpoints_are_found(folder, capsys):

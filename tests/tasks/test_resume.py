@@ -104,7 +104,9 @@ def test_resume_in_another_folder_takes_the_whole_state(finished, tmp_path):
     result = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "new", "--resume", source,
                  "--epochs", "2")
     assert result.returncode == 0, result.stderr
-    assert "Changed since the run was begun: epochs 1 -> 2" in result.stdout + result.stderr
+    said = result.stdout + result.stderr
+    assert "Changed since the run was begun: epochs 1 -> 2" in said
+    assert "gmlp_dim16_depth2_best.ckpt was missing; it is made again from " in said
     assert [row["epoch"] for row in history(tmp_path / "new")] == [2]
 
 
