@@ -89,6 +89,7 @@ class Ending:
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    PATIENCE = 60.0  # seconds for a step to end when no more images come: perhaps it waits for them
     ECHO = 0.5  # seconds in which a second signal is the same request: a terminal and a launcher may both send one
 
     def __init__(self):
@@ -96,6 +97,7 @@ class Ending:
         self.remains: Callable[[], str] = lambda: ""
         self.saves = False
         self.asked = 0
+        self.first = 0.0  # when
         self.leaving = False
 
     def begin(self) -> None:
@@ -107,8 +109,20 @@ class Ending:
             signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         os.register_at_fork(after_in_child=_be_ended_by_parent)
-        for wait in (lambda: signal.sigwait(self.SIGNALS), lambda: self._passed_on(received)):
+        for wait in (self._wait, lambda: self._passed_on(received)):
             threading.Thread(target=self._watch, args=(wait,), daemon=True).start()
+
+    def _wait(self) -> int:
+        if not hasattr(signal, "sigwaitinfo"):
+            return signal.sigwait(self.SIGNALS)
+        found = signal.sigwaitinfo(self.SIGNALS)
+        if found.si_pid == os.getpid() and not self.asked:
+            sys.stderr.write("\nMindSpore ends the training, as it does when a process that reads images has ended; "
+                             "perhaps the memory was not enough for all of them (num_workers).\n")
+            given_up = threading.Timer(self.PATIENCE, self.leave, (found.si_signo,))
+            given_up.daemon = True
+            given_up.start()
+        return found.si_signo
 
     def _passed_on(self, received: int) -> int:
         while (number := os.read(received, 1)[0]) not in self.SIGNALS:
@@ -116,19 +130,21 @@ class Ending:
         return number
 
     def _watch(self, wait: Callable[[], int]) -> None:
-        first = 0.0
         while True:
-            number = wait()
-            if self.asked and time.monotonic() - first < self.ECHO:
-                continue
-            if self.leaving or (self.asked and not self.saves):
-                os._exit(128 + number)
-            if self.asked or not self.saves:
-                threading.Thread(target=self.leave, args=(number,), daemon=True).start()
-            else:
-                sys.stderr.write("\nStopping after this step; a second signal stops at once.\n")
-                sys.stderr.flush()
-            self.asked, first = self.asked or number, time.monotonic()
+            self.take(wait())
+
+    def take(self, number: int) -> None:
+        """Do what a signal asks for."""
+        if self.asked and time.monotonic() - self.first < self.ECHO:
+            return
+        if self.leaving or (self.asked and not self.saves):
+            os._exit(128 + number)
+        if self.asked or not self.saves:
+            threading.Thread(target=self.leave, args=(number,), daemon=True).start()
+        else:
+            sys.stderr.write("\nStopping after this step; a second signal stops at once.\n")
+            sys.stderr.flush()
+        self.asked, self.first = self.asked or number, time.monotonic()
 
     def leave(self, number: int) -> None:
         """End the process because of a signal."""

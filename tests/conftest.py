@@ -1,5 +1,6 @@
 """Shared test set-up: the repository on the path, a quiet framework, parts that run on request, a scratch folder."""
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -78,11 +79,21 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Say what did not run and why; pytest itself lists the reasons of what was skipped (-rs)."""
+    """Say what was tried and lost, what did not run and why; pytest itself lists why tests were skipped (-rs)."""
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for name, value in report.user_properties:
+            if name == "counts":
+                terminalreporter.write_line(value)
     for name, count in config.stash.get(LEFT_OUT, Counter()).items():
         what = PARTS.get(name, "the ordinary tests")
         option = f"--{name} or --all" if name in PARTS else "--all, or no such option"
         terminalreporter.write_line(f"not run: {count} tests ({what}); {option} runs them")
+
+
+@pytest.fixture
+def counts(record_property):
+    """Lets the summary show a line of counts, in whatever process the test runs."""
+    return functools.partial(record_property, "counts")
 
 
 @pytest.fixture(autouse=True)

@@ -61,13 +61,18 @@ def test_a_damaged_graph_is_compiled_again(tmp_path):
     assert len(file.read_bytes()) == len(whole)
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path, caplog, monkeypatch):
     folder = tmp_path / "cache"
     cell = compile_with(Scaled(3.0), cache=folder)
     folder.rmdir()
     folder.write_text("in the way")
     assert float(cell(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0]) == 6
     assert "compile_cache: the graph is not kept: " in caplog.text and folder.read_text() == "in the way"
+    assert result(Scaled(3.0), tmp_path / "good") == 6
+    file_in_the_way = tmp_path / "temporary"
+    file_in_the_way.touch()
+    monkeypatch.setattr(compiling, "_folder", lambda: str(file_in_the_way))
+    assert result(Scaled(3.0), tmp_path / "good") == 6 and "compile_cache: not used: " in caplog.text
 
 
 def test_a_digest_differs_with_everything_that_a_graph_depends_on(monkeypatch):

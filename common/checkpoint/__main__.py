@@ -1,6 +1,6 @@
 """Look at checkpoints, compare and average them.
 
-    python -m common.checkpoint list PATH ...      what each holds
+    python -m common.checkpoint list PATH ...      what each holds; exit code 1 if one cannot be read
     python -m common.checkpoint verify PATH ...    whether each is whole and finite; exit code 1 if one is not
     python -m common.checkpoint diff A B           what differs in description, configuration, tensors; code 1 if
                                                    anything does
@@ -10,11 +10,14 @@
 PATH is a .ckpt file, or the folder of a run, which stands for its checkpoints.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
+
+os.environ.setdefault("GLOG_v", "3")  # errors only: read when MindSpore is imported
 
 from common.checkpoint.average import average, checkpoints_of, choose, evaluate, greedy
 from common.checkpoint.file import load_checkpoint, save_checkpoint
@@ -38,12 +41,17 @@ def describe(path: Path) -> list[str]:
 
 
 def list_checkpoints(paths: Sequence[Path]) -> int:
-    """Print a line per checkpoint."""
-    rows = [["file", "size", "model", "epoch", "top-1", "parameters", "holds"], *map(describe, paths)]
+    """Print a line per checkpoint, and below what cannot be read; returns the exit code."""
+    rows, wrong = [["file", "size", "model", "epoch", "top-1", "parameters", "holds"]], []
+    for path in paths:
+        try:
+            rows.append(describe(path))
+        except UserError as error:
+            wrong.append(f"WRONG: {error}")
     widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
-    return 0
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+    print("\n".join(lines + wrong))
+    return int(bool(wrong))
 
 
 def verify(paths: Sequence[Path]) -> int:

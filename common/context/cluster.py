@@ -142,4 +142,4 @@ def _end_with(launcher: psutil.Process) -> None:
             time.sleep(GRACE)
     time.sleep(GRACE)
     if not ENDING.asked:
-        os.kill(os.getpid(), signal.SIGTERM)
+        ENDING.take(signal.SIGTERM)

@@ -23,7 +23,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.graph import api
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.files import ROOT, make_folder, write_whole
 from common.logger import get_logger
 
@@ -119,11 +119,16 @@ def _kept(file: Path) -> Iterator[None]:
     Its first bytes are a hash of the others. The framework reads and writes in a folder of this process, where it
     numbers the graphs.
     """
-    place = Path(_folder()) / "rank_0" / "graph_cache" / f"compile_cache_{next(_COMPILED)}.mindir"
     stored = _read(file)
-    if stored is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(stored)
+    try:
+        place = Path(_folder()) / "rank_0" / "graph_cache" / f"compile_cache_{next(_COMPILED)}.mindir"
+        if stored is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(stored)
+    except OSError as error:  # the disk for temporary files is full: then without
+        get_logger().warning(f"compile_cache: not used: {tempfile.gettempdir()} cannot be written ({reason(error)}).")
+        yield
+        return
     os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"] = "1"  # it would look at the sources that the program imports alone
     ms.set_context(enable_compile_cache=True, compile_cache_path=_folder())
     try:

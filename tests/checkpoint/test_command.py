@@ -100,6 +100,9 @@ def test_damaged_and_infinite_checkpoints_are_found(folder, capsys):
     assert command.main(["verify", str(folder)]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
     assert len(wrong) == 2 and "net-1_5.ckpt" in wrong[0] and "not finite: w" in wrong[1]
+    assert command.main(["list", str(folder)]) == 1
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[-1] == wrong[0] and len(listed) == 8 and not any("net-1_5.ckpt" in line for line in listed[:-1])
 
 
 def test_a_run_is_averaged_by_its_evaluation_and_the_result_evaluated(tmp_path):

@@ -1,6 +1,7 @@
 """Two runs are the same: all checkpoints bit for bit, the best, the records, the curves."""
 import json
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 
@@ -41,9 +42,8 @@ def differences(found: Path, expected: Path) -> list[str]:
     return said
 
 
-def tell(capsys, what: str, results: list[tuple[str, list[str]]]) -> None:
-    """Print the counts, and fail if anything was lost."""
+def tell(counts: Callable[[str], None], what: str, results: list[tuple[str, list[str]]]) -> None:
+    """Let the summary of all tests show the counts, and fail if anything was lost."""
     lost = [(name, said) for name, said in results if said]
-    with capsys.disabled():
-        print(f"\n{what}: tried {len(results)}, survived {len(results) - len(lost)}, lost {len(lost)}")
+    counts(f"{what}: tried {len(results)}, survived {len(results) - len(lost)}, lost {len(lost)}")
     assert not lost, lost

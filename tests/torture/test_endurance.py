@@ -17,7 +17,7 @@ MEGABYTE = 2**20
 
 
 @pytest.mark.torture
-def test_2000_steps_and_20_evaluations_leave_memory_and_handles_as_they_are(tmp_path, monkeypatch, capsys):
+def test_2000_steps_and_20_evaluations_leave_memory_and_handles_as_they_are(tmp_path, monkeypatch, counts):
     seen, process = [], psutil.Process()
     known = EpochRecord.on_train_epoch_end
     trim = getattr(ctypes.CDLL(None), "malloc_trim", gc.collect)  # what tests before this one have freed is no growth
@@ -34,10 +34,9 @@ def test_2000_steps_and_20_evaluations_leave_memory_and_handles_as_they_are(tmp_
     state = train(from_mapping(keys, "test", SPEC), SPEC)
     evaluations = sum("top1" in row for row in state.history)
     early, late = ([sum(column) / 20 for column in zip(*rows)] for rows in (seen[20:40], seen[80:]))
-    with capsys.disabled():
-        print(f"\nendurance: {state.steps_per_epoch * state.epochs} steps, {evaluations} evaluations; memory "
-              f"{early[0] / MEGABYTE:.1f} MB in epochs 21 to 40, {late[0] / MEGABYTE:.1f} MB in the last 20; open files "
-              f"{early[1]:.1f} and {late[1]:.1f}, threads {early[2]:.1f} and {late[2]:.1f}")
+    counts(f"endurance: {state.steps_per_epoch * state.epochs} steps, {evaluations} evaluations; memory "
+           f"{early[0] / MEGABYTE:.1f} MB in epochs 21 to 40, {late[0] / MEGABYTE:.1f} MB in the last 20; open "
+           f"files {early[1]:.1f} and {late[1]:.1f}, threads {early[2]:.1f} and {late[2]:.1f}")
     assert state.steps_per_epoch * state.epochs == 2000 and evaluations >= 20
     assert late[0] - early[0] < 10 * MEGABYTE
     assert late[1] <= early[1] + 1 and late[2] <= early[2] + 1

@@ -41,15 +41,15 @@ def read_damaged(kind: Kind, folder: Path, number: int) -> tuple[str, list[str]]
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.torture)])
-def test_damaged_files_of_every_kind_are_read_or_refused(count, tmp_path, capsys):
+def test_damaged_files_of_every_kind_are_read_or_refused(count, tmp_path, counts):
     folder = tmp_path / "alone"
     folder.mkdir()
     results = [read_damaged(kind, folder, number) for kind in kinds() for number in range(count)]
-    tell(capsys, "damaged and hostile files", results)
+    tell(counts, "damaged and hostile files", results)
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.torture)])
-def test_every_change_of_a_checkpoint_is_noticed(count, tmp_path, capsys):
+def test_every_change_of_a_checkpoint_is_noticed(count, tmp_path, counts):
     rng, results = random.Random(SEED), []
     numbers = np.random.default_rng(SEED).standard_normal((9, 7, 5)).astype(np.float32)
     tensors = {f"w{number}": numbers[number] for number in range(9)}
@@ -62,4 +62,4 @@ def test_every_change_of_a_checkpoint_is_noticed(count, tmp_path, capsys):
         except Damaged:
             said = []
         results.append((str(number), said))
-    tell(capsys, "damaged checkpoints", results)
+    tell(counts, "damaged checkpoints", results)

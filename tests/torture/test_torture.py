@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, Mapping
 
+import psutil
 import pytest
-from entry import ROOT, TINY, environment
+from entry import ROOT, TINY, environment, run, write_yaml
 from moments import WRITES, copies, disk_full_at
 from rank_jobs import process_of
 from runs import differences, files, tell
@@ -87,29 +88,29 @@ def test_a_run_is_watched_at_every_file_that_it_writes(unbroken):
     assert "os.remove" in whats and len(moments) > 40
 
 
-def test_a_run_that_was_killed_at_some_moments_ends_like_one_that_was_not(unbroken, capsys):
+def test_a_run_that_was_killed_at_some_moments_ends_like_one_that_was_not(unbroken, counts):
     folder, moments, _ = unbroken
     last = [moment for moment in moments if (moment[0] / "history.jsonl").is_file()
             and len((moment[0] / "history.jsonl").read_text().splitlines()) == 3]  # most of them need no more training
     chosen = random.Random(SEED).sample(last, 3)
     copied = [(Path(shutil.copytree(path, path.with_name(f"{path.name}_again"))), what) for path, what in chosen]
-    tell(capsys, "kills at some moments", resume_from(copied, folder))
+    tell(counts, "kills at some moments", resume_from(copied, folder))
 
 
 @pytest.mark.torture
-def test_a_run_that_was_killed_at_any_moment_ends_like_one_that_was_not(unbroken, capsys):
+def test_a_run_that_was_killed_at_any_moment_ends_like_one_that_was_not(unbroken, counts):
     folder, moments, _ = unbroken
-    tell(capsys, "kills at every file operation", resume_from(moments, folder))
+    tell(counts, "kills at every file operation", resume_from(moments, folder))
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("spec", [CONVMLP, MAE], ids=lambda spec: spec.name)
-def test_a_run_of_another_model_that_was_killed_at_some_moments_ends_like_one_that_was_not(spec, tmp_path, capsys):
+def test_a_run_of_another_model_that_was_killed_at_some_moments_ends_like_one_that_was_not(spec, tmp_path, counts):
     program, keys = MODELS[spec.name]
     model = {"spec": spec, "keys": keys | {"task": Path(program).stem, "batch_size": 256, "save_checkpoint_steps": 2}}
     found, _ = copies(tmp_path / "run", tmp_path / "moments", lambda: train_in(tmp_path / "run", **model))
     chosen = random.Random(SEED).sample(found, 12)
-    tell(capsys, f"{spec.name}: kills at 12 of {len(found)} file operations",
+    tell(counts, f"{spec.name}: kills at 12 of {len(found)} file operations",
          resume_from(chosen, tmp_path / "run", **model))
 
 
@@ -133,13 +134,13 @@ def disk_full(tmp_path: Path, numbers, expected: Path) -> list[tuple[str, list[s
     return results
 
 
-def test_a_full_disk_at_some_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, capsys):
-    tell(capsys, "full disk at some moments", disk_full(tmp_path, unbroken[2][-3:-2], unbroken[0]))
+def test_a_full_disk_at_some_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, counts):
+    tell(counts, "full disk at some moments", disk_full(tmp_path, unbroken[2][-3:-2], unbroken[0]))
 
 
 @pytest.mark.torture
-def test_a_full_disk_at_any_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, capsys):
-    tell(capsys, "full disk at every file operation", disk_full(tmp_path, unbroken[2], unbroken[0]))
+def test_a_full_disk_at_any_moment_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, counts):
+    tell(counts, "full disk at every file operation", disk_full(tmp_path, unbroken[2], unbroken[0]))
 
 
 @pytest.fixture
@@ -156,13 +157,13 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.torture
-def test_a_disk_that_is_really_full_is_one_sentence_and_nothing_is_lost(unbroken, small_disk, capsys):
+def test_a_disk_that_is_really_full_is_one_sentence_and_nothing_is_lost(unbroken, small_disk, counts):
     folder, enlarge = small_disk
     with pytest.raises(UserError, match="cannot be written .*No space left"):
         train_in(folder / "run")
     assert enlarge() == 0
     train_in(folder / "run")
-    tell(capsys, "a disk of 60 kB", [("once", differences(folder / "run", unbroken[0]))])
+    tell(counts, "a disk of 60 kB", [("once", differences(folder / "run", unbroken[0]))])
 
 
 class Left(Exception):
@@ -202,14 +203,14 @@ def stopped(tmp_path: Path, monkeypatch, numbers, expected: Path) -> list[tuple[
     return results
 
 
-def test_a_signal_in_a_step_and_in_an_evaluation_loses_nothing(unbroken, tmp_path, monkeypatch, capsys):
+def test_a_signal_in_a_step_and_in_an_evaluation_loses_nothing(unbroken, tmp_path, monkeypatch, counts):
     # an epoch asks for 4 batches (2 steps) and 2 batches of the evaluation: 7 is in a step, 10 in an evaluation
-    tell(capsys, "signals at some moments", stopped(tmp_path, monkeypatch, [7, 10], unbroken[0]))
+    tell(counts, "signals at some moments", stopped(tmp_path, monkeypatch, [7, 10], unbroken[0]))
 
 
 @pytest.mark.torture
-def test_a_signal_at_any_moment_loses_nothing(unbroken, tmp_path, monkeypatch, capsys):
-    tell(capsys, "signals at every batch", stopped(tmp_path, monkeypatch, range(100), unbroken[0]))
+def test_a_signal_at_any_moment_loses_nothing(unbroken, tmp_path, monkeypatch, counts):
+    tell(counts, "signals at every batch", stopped(tmp_path, monkeypatch, range(100), unbroken[0]))
 
 
 def start(program: str, config: Path, folder: Path) -> subprocess.Popen:
@@ -221,7 +222,7 @@ def start(program: str, config: Path, folder: Path) -> subprocess.Popen:
 @pytest.mark.torture
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model, how, tmp_path, capsys):
+def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model, how, tmp_path, counts):
     program, keys = MODELS[model]
     config = tmp_path / "run.yaml"
     config.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
@@ -244,12 +245,12 @@ def test_a_run_that_is_ended_at_random_moments_ends_like_one_that_was_not(model,
     said = last.communicate(timeout=900)[0]
     problems = [] if last.returncode == 0 else [said[-800:]]
     results.append(("at the end", problems + differences(tmp_path / "ended", tmp_path / "whole")))
-    tell(capsys, f"{model}, {how.name} at random", results)
+    tell(counts, f"{model}, {how.name} at random", results)
 
 
 @pytest.mark.torture
 @pytest.mark.distributed
-def test_two_ranks_of_which_one_is_killed_at_random_end_like_two_that_were_not(tmp_path, capsys):
+def test_two_ranks_of_which_one_is_killed_at_random_end_like_two_that_were_not(tmp_path, counts):
     program, keys = MODELS["convmlp"]
     config = tmp_path / "run.yaml"
     keys = keys | {"batch_size": 32, "distribute": True}
@@ -281,12 +282,12 @@ def test_two_ranks_of_which_one_is_killed_at_random_end_like_two_that_were_not(t
     said = last.communicate(timeout=900)[0]
     problems = [] if last.returncode == 0 else [said[-800:]]
     results.append(("at the end", problems + differences(tmp_path / "ended", tmp_path / "whole")))
-    tell(capsys, "two ranks, one of them killed at random", results)
+    tell(counts, "two ranks, one of them killed at random", results)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_an_evaluation_is_one_sentence_and_nothing_is_half_written(how, tmp_path, capsys):
+def test_a_signal_in_an_evaluation_is_one_sentence_and_nothing_is_half_written(how, tmp_path, counts):
     train_in(tmp_path / "run")
     weights = next((tmp_path / "run").glob("*_best.ckpt"))
 
@@ -312,4 +313,28 @@ def test_a_signal_in_an_evaluation_is_one_sentence_and_nothing_is_half_written(h
         said += [f"{path.name} is not whole" for path in (tmp_path / f"report_{number}").glob("[!.]*")
                  if path.read_bytes() != (tmp_path / "whole" / path.name).read_bytes()]
         results.append((str(number), said))
-    tell(capsys, f"evaluations with {how.name} at random", results)
+    tell(counts, f"evaluations with {how.name} at random", results)
+
+
+@pytest.mark.torture
+def test_a_run_of_which_a_process_that_reads_images_is_killed_goes_on_where_it_was(tmp_path, counts):
+    assert run("-m", "common.dataset.digits", "write", tmp_path).returncode == 0
+    config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=2, epochs=1,
+                        depth=1, batch_size=32, log_interval=1, save_checkpoint_steps=2)
+    whole = start("gmlp/train.py", config, tmp_path / "whole")
+    assert "Finish" in whole.communicate(timeout=600)[0]
+    results = []
+    for number in range(2):
+        folder, said = tmp_path / f"killed_{number}", []
+        process = start("gmlp/train.py", config, folder)
+        for line in process.stdout:
+            if f"batch {5 + 9 * number}/" in line:
+                break
+        os.kill(psutil.Process(process.pid).children(recursive=True)[number].pid, signal.SIGKILL)
+        text = process.communicate(timeout=300)[0]
+        if process.returncode not in (0, 128 + signal.SIGTERM) or "Traceback" in text or (
+                process.returncode and "reads images has ended" not in text):
+            said.append(f"code {process.returncode}: {text[-800:]}")
+        start("gmlp/train.py", config, folder).communicate(timeout=600)
+        results.append((str(number), said + differences(folder, tmp_path / "whole")))
+    tell(counts, "killed processes that read images", results)
