@@ -79,7 +79,8 @@ print(*(path.read_text().split("SigBlk:")[1].split()[0] for path in Path("/proc/
     shown = run("-c", program, cwd=ROOT, OPENBLAS_NUM_THREADS="2")
     wanted = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM))
     masks = [int(mask, 16) & wanted for mask in shown.stdout.split()]
-    assert masks and set(masks) == {wanted}, shown
+    alone = len(os.sched_getaffinity(0)) == 1  # on one core the library begins none
+    assert (masks or alone) and set(masks) <= {wanted}, shown
 
 
 def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_there(tmp_path):
