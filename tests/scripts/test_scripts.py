@@ -172,11 +172,12 @@ def test_cores_are_bound_when_there_are_enough(tree):
 
 def test_paths_on_the_command_line_start_where_the_user_is(tree):
     (tree.root / "here").mkdir()
-    given = ["--ckpt_path", "a.ckpt", "--data_dir=../x", "--eval_dir", "/abs", "--resume=", "--train_data_path",
-             "obs://b/c", "--model", "here"]
+    (tree.root / "here" / "ids.txt").touch()  # without a file they are the names of images
+    given = ["--ckpt_path", "a.ckpt", "--data_dir=../x", "--img_ids", "ids.txt", "--img_ids", "x.png", "--eval_dir",
+             "/abs", "--resume=", "--train_data_path", "obs://b/c", "--model", "here"]
     assert tree.run("run_eval_cpu.sh", "gmlp_a.yaml", *given, cwd=tree.root / "here").returncode == 0
     assert tree.record("alone")[0][7:] == ["--ckpt_path", f"{tree.root}/here/a.ckpt", f"--data_dir={tree.root}/x",
-                                           *given[3:]]
+                                           "--img_ids", f"{tree.root}/here/ids.txt", *given[5:]]
 
 
 def test_paths_in_the_file_start_where_the_user_is_too(tree, monkeypatch):
@@ -226,6 +227,8 @@ def test_a_failing_rank_ends_the_others_and_gives_its_code(tree):
     assert "train_parallel_ascend1/log" in result.stderr and "it broke on rank 1" in result.stderr
     assert all(map(gone, tree.wait_for("0", "1", "2")))
     assert [tree.result(f"train_parallel_ascend{number}", "exit_code") for number in "012"] == ["143\n", "7\n", "143\n"]
+    alone = tree.run("run_eval_cpu.sh", "gmlp_a.yaml", FAIL="alone")
+    assert alone.returncode == 7 and "others" in result.stderr and "others" not in alone.stderr
 
 
 def test_a_rank_that_is_killed_ends_the_others(tree):
