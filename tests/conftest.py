@@ -59,7 +59,9 @@ def pytest_collection_modifyitems(config, items):
                      for name in ("distributed", "slow"))
     place = {path: (number + 0.5) / len(group) for group in (slow, several) for number, path in enumerate(group)}
     if hasattr(config, "workerinput"):
-        items[:] = sorted(kept, key=lambda item: place.get(item.path, 1.0))
+        others = [*dict.fromkeys(item.path for item in kept if item.path not in place)]
+        place |= {path: 1 + number for number, path in enumerate(reversed(others))}  # data and pictures last: short
+        items[:] = sorted(kept, key=lambda item: place[item.path])
     else:
         items[:] = sorted(kept, key=lambda item: item.path in place)
 
