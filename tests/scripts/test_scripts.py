@@ -193,6 +193,9 @@ def test_paths_in_the_file_start_where_the_user_is_too(tree, monkeypatch):
     config = load_config(["--config_path", str(here / "a.yaml")], task="train", spec=SPEC, model_dir=ROOT / "gmlp")
     assert (config.data_dir, config.eval_dir, config.ckpt_path) == (str(here / "data"), "obs://b/c", "/abs")
     assert config.ckpt_save_dir == "./outputs"  # results stay in the folder of the rank
+    (here / "data").rmdir()  # what is still to be fetched does not go into the folder of the model
+    again = load_config(["--config_path", str(here / "a.yaml")], task="train", spec=SPEC, model_dir=ROOT / "gmlp")
+    assert again.data_dir == str(here / "data")
 
 
 def test_what_the_user_says_himself_is_not_said_twice(tree):
