@@ -1,10 +1,10 @@
 """Try whether the tests notice mistakes: change one operator or number at a time and run the tests that reach it.
 
-``python scripts/mutate.py --count 300`` changes 300 places, drawn by ``--seed`` over ``common`` and the models, in a copy
-of the repository; ``--room lr`` (a file or folder of common) or ``--room hlg`` stays in one room. First every test runs
-once, traced, so that each mutant meets only the tests that reach its line, the fast ones first, and who survives those
-also the slow ones and all of its room. ``--work FOLDER`` keeps the trace for the next run. A mutant that survived is
-something to look at: a test is missing, or the change means the same. Not a part of the tests.
+``python scripts/mutate.py --count 300`` changes 300 places, drawn by ``--seed`` over ``common`` and the models, in a
+copy of the repository; ``--room lr`` (a file or folder of common) or ``--room hlg`` stays in one room. First every test
+runs once, traced, so that each mutant meets only the tests that reach its line, the fast ones first, and who survives
+those also the slow ones and all of its room. ``--work FOLDER`` keeps the trace for the next run. A mutant that survived
+is something to look at: a test is missing, or the change means the same. Not a part of the tests.
 """
 import argparse
 import ast
@@ -139,8 +139,8 @@ def main() -> None:
                 sys.exit(f"error: {said} without any mutant, too; {work / 'last.log'} says why.")
             noticed.append(said)
             record.write_text(json.dumps(results), encoding="utf-8")
-            print(f"{'killed  ' if noticed[-1] else ('later   ', 'SURVIVED')[number]} {mutant}  ({noticed[-1] or f'{len(names)} tests'}, "
-                  f"{time.monotonic() - started:.0f} s)", flush=True)
+            word = "killed  " if said else ("later   ", "SURVIVED")[number]
+            print(f"{word} {mutant}  ({said or f'{len(names)} tests'}, {time.monotonic() - started:.0f} s)", flush=True)
     killers = {results[str(mutant)][-1] for mutant in drawn}
     doubtful = sorted(name for name in killers & set(reach.tests) if tests.run([name], 30 + 4 * reach.tests[name]))
     for room in sorted({mutant.room for mutant in drawn}):

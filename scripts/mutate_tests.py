@@ -175,8 +175,8 @@ class Tests:
             os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
         tests = self.tree / "tests"
         try:
-            return pytest.main(["-q", "-c", str(tests / "pytest.ini"), "--rootdir", str(tests), *([] if plugin else ["-x"]),
-                                *(str(tests / name) if ".py" in name else name for name in names)],
+            options = ["-q", "-c", str(tests / "pytest.ini"), "--rootdir", str(tests), *([] if plugin else ["-x"])]
+            return pytest.main([*options, *(str(tests / name) if ".py" in name else name for name in names)],
                                plugins=[plugin() if plugin else Failures(scratch / "failed")])
         finally:
             end_family(psutil.Process(), itself=False)

@@ -275,6 +275,16 @@ def test_one_network_takes_images_of_every_size_and_shape():
         assert network(Tensor(np.zeros((3, 1, *size), np.float32))).shape == (3, 10)
 
 
+@pytest.mark.parametrize("size, new_size", [(4, 7), (7, 4)])
+def test_resized_positions_are_weighted_means(size, new_size):
+    from soft.src.softmax_free_vision_transformer import bilinear
+
+    weights = bilinear(size, new_size).asnumpy()
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    centres = np.clip((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0, size - 1)
+    np.testing.assert_allclose(weights @ np.arange(size), centres, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant, uniform", [("soft_tiny", False), ("soft_norm_tiny", True)])
 def test_initial_values_have_the_stated_distributions(variant, uniform):
     values = parameters(SPEC.build(variant, dims=(64, 64, 64, 64), num_heads=(2, 2, 2, 2), depths=(1, 1, 1, 1)))
