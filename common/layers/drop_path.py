@@ -18,7 +18,8 @@ class DropPath(nn.Cell):
     Source: Huang et al. 2016, "Deep Networks with Stochastic Depth", in the per-sample form. Which samples are dropped
     is a pure function of ``random_state`` = (stream, step) and the sample's row, because the framework's own generators
     in a compiled graph can neither be reseeded nor restored. The function is a chain of substitutions through one fixed
-    permutation: few operations, exact on every device, no number over 2 ** 31.
+    permutation: few operations, exact on every device, no number over 2 ** 31. They are written as primitives, and no
+    gradient is asked of them, so that compiling 24 cells takes 2 s instead of 3.
 
     Args:
         rate: probability of dropping, in [0, 1). With 0 the cell is the identity and has no parameter.
@@ -36,13 +37,15 @@ class DropPath(nn.Cell):
         self.rate = float(rate)
         self.threshold = round((1 - self.rate) * DRAWS)
         if self.rate > 0:
-            self.table = permutation_table()
+            self.table, self.numbers = permutation_table(), row_numbers()
+            self.parts, self.modulo, self.divided = ops.Unstack(), ops.FloorMod(), ops.FloorDiv()
+            self.add, self.less, self.gather, self.slice = ops.Add(), ops.Less(), ops.Gather(), ops.Slice()
             self.random_state = Parameter(Tensor([0, 0], ms.int32), name=RANDOM_STATE, requires_grad=False)
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
             return x
-        keep = self.draw(x.shape[0]) < self.threshold
+        keep = self.less(ops.stop_gradient(self.draw(x.shape[0])), self.threshold)
         mask = keep.astype(x.dtype) * (1.0 / (1.0 - self.rate))
         return x * mask.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
 
@@ -50,13 +53,15 @@ class DropPath(nn.Cell):
         """Return one integer per row, uniform in [0, DRAWS)."""
         if rows > DRAWS:
             raise ValueError(f"drop path draws for at most {DRAWS} rows, but the input has {rows}")
-        stream, step = self.random_state[0], self.random_state[1]
-        moment = self.substitute(self.substitute(step % DRAWS + stream) + step // DRAWS)
-        offset = self.substitute(moment + stream)  # once more, so that streams are not shifted copies of each other
-        return self.substitute(self.substitute(ops.arange(rows, dtype=ms.int32) + offset) + moment)
+        stream, step = self.parts(self.random_state)
+        moment = self.substitute(self.modulo(step, DRAWS), stream)
+        moment = self.substitute(moment, self.divided(step, DRAWS))
+        offset = self.substitute(moment, stream)  # once more, so that streams are not shifted copies of each other
+        return self.substitute(self.substitute(self.slice(self.numbers, (0,), (rows,)), offset), moment)
 
-    def substitute(self, index):
-        return ops.gather(self.table, index, 0)
+    def substitute(self, number, shift):
+        """Return what the permutation makes of a sum."""
+        return self.gather(self.table, self.add(number, shift), 0)
 
 
 @functools.cache
@@ -64,6 +69,12 @@ def permutation_table() -> Tensor:
     """Return a random permutation of 0..DRAWS-1, twice in a row: a sum of two numbers below DRAWS is an index."""
     once = np.random.RandomState(0).permutation(DRAWS).astype(np.int32)  # RandomState: NumPy keeps its draws for ever
     return Tensor(np.concatenate([once, once]))
+
+
+@functools.cache
+def row_numbers() -> Tensor:
+    """Return the numbers of all rows that a batch can have."""
+    return Tensor(np.arange(DRAWS, dtype=np.int32))
 
 
 def random_states(network: nn.Cell) -> list[Parameter]:
