@@ -1,4 +1,6 @@
 """Fused operators, and graphs kept on disk: the same numbers, never another cell's, and nothing left behind."""
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -126,3 +128,16 @@ def test_fusing_without_its_packages_is_said_and_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(compiling, "NEEDED", ("no_such_package",))
     cell = Scaled(3.0)
     assert compile_with(cell, fused=True) is cell and "compile" not in vars(cell)
+
+
+def test_kernels_of_fused_operators_are_kept_and_taken_from_the_folder(tmp_path):
+    place = Path(compiling._folder()) / "akg_kernel_meta"
+    found = []
+    for _ in range(2):
+        cell = compile_with(Scaled(3.0), fused=True, cache=tmp_path)
+        assert cell(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0] == 6
+        found.append(sorted(path.name for path in place.iterdir()))
+        for path in place.iterdir():
+            path.unlink()
+    assert found[0] and found[0] == found[1]
+    assert len(list(tmp_path.glob("*.kernels"))) == 1

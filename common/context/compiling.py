@@ -10,11 +10,13 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import io
 import itertools
 import os
 import platform
 import signal
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -70,11 +72,14 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
         asked = (cell.phase, cell.training, *((value.shape, str(value.dtype)) for value in inputs))
         if asked in known:
             return compile_plainly(*inputs, **named)
+        name = digest(cell, asked, fused, facts) if cache else ""
         with contextlib.ExitStack() as settings:
             if fused:
                 settings.enter_context(_fusing())
+            if fused and cache:
+                settings.enter_context(_kept_kernels(Path(cache) / f"{name}-{_processor()}.kernels"))
             if cache:
-                settings.enter_context(_kept(Path(cache) / f"{digest(cell, asked, fused, facts)}.graph"))
+                settings.enter_context(_kept(Path(cache) / f"{name}.graph"))
             compile_plainly(*inputs, **named)
         known.add(asked)
 
@@ -137,11 +142,36 @@ def _kept(file: Path) -> Iterator[None]:
         ms.set_context(enable_compile_cache=False)
         del os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"]
     if stored is None and place.is_file():
-        content = place.read_bytes()
-        try:
-            write_whole(file, hashlib.sha256(content).digest() + content)
-        except UserError as error:  # a training need not end for that
-            get_logger().warning(f"compile_cache: the graph is not kept: {error}")
+        _write(file, place.read_bytes())
+
+
+@contextlib.contextmanager
+def _kept_kernels(file: Path) -> Iterator[None]:
+    """Let fused operators be taken from ``file``, an archive, if that is whole, or make the file.
+
+    The framework looks for the kernels that it needs in a folder, by a hash of what they compute.
+    """
+    place = Path(_folder()) / "akg_kernel_meta"
+    stored = _read(file)
+    if stored is not None:
+        with zipfile.ZipFile(io.BytesIO(stored)) as archive:
+            archive.extractall(place)
+    yield
+    if stored is None:
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for kernel in sorted(place.glob("*.*")):
+                archive.write(kernel, kernel.name)
+        _write(file, content.getvalue())
+
+
+@functools.cache
+def _processor() -> str:
+    """Return a hash of what the processor can compute, for which kernels are compiled."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text("utf-8", "replace").splitlines() if about.is_file() else []
+    features = {line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features")}
+    return hashlib.sha256(repr((platform.machine(), sorted(features))).encode()).hexdigest()[:8]
 
 
 @functools.cache
@@ -151,6 +181,13 @@ def _folder() -> str:
 
 
 _FOLDERS = contextlib.ExitStack()
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_whole(file, hashlib.sha256(content).digest() + content)
+    except UserError as error:  # a training need not end for that
+        get_logger().warning(f"compile_cache: the graph is not kept: {error}")
 
 
 def _read(file: Path) -> bytes | None:
