@@ -31,139 +31,16 @@ from common.context.device import prepare_environment
 from common.errors import UserError
 from common.files import ROOT, write_whole
 from common.spec import find_model
-from scripts.floor import mindspore_products, torch_products
-from scripts.measure import Measurement, Step, machine
+from scripts.measure import Measurement, machine
+from scripts.measured_networks import (CLIP, OWN_TORCH, TIMM, onnx_network, our_network, our_products, their_products,
+                                       torch_network)
 from scripts.pipelines import PIPELINE, check_against, compare_pipelines, compare_with_loop
 
 MODES = ("train", "infer", "both", "data")
 SHOWN = ("config_path", "data_dir", "batch_size", "image_size", "device_target", "amp_level")  # in --help
 BATCH_SIZE = 16  # of training and inference, unless given
-TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
-    f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
-OWN_TORCH = "hlg"  # the family whose networks are in scripts/hlg_torch.py
 OURS, TORCH, ONNX = "MindSpore", "PyTorch", "onnxruntime"
 PRODUCTS = {OURS: "products alone", TORCH: "PyTorch's products"}
-LR, CLIP = 1e-3, 1.0
-
-
-# what is measured: each function runs in a fresh process, and returns facts and the function of one step
-
-def our_network(config: Config, mode: str, steps: int) -> tuple[dict, Step]:
-    """A network of this repository, training or predicting."""
-    spec = find_model(config.model)
-    prepare_environment(spec.uses_convolutions)
-    import mindspore as ms
-
-    from common.context.device import start
-    from common.network import build_network
-    from common.tasks.train import build_step
-
-    runtime = start(config)
-    network = build_network(config, spec)
-    inputs = [ms.Tensor(array) for array in random_batch(config, getattr(network, "noise_length", 0))]
-    if mode == "train":
-        step = build_step(config, spec.for_task(config.task), network, np.full(steps, LR, np.float32), runtime)
-    else:
-        step = network.set_train(False)
-        inputs = inputs if config.task == "pretrain" else inputs[:1]
-
-    def run() -> None:
-        result = step(*inputs)
-        (result[0] if isinstance(result, tuple) else result).asnumpy()  # waits for the device
-
-    return {"framework": f"MindSpore {ms.__version__}", "device": runtime.device,
-            "threads": config.num_threads or "its own choice",
-            "parameters": sum(p.size for p in network.trainable_params())}, run
-
-
-def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
-    """The same network in PyTorch."""
-    import torch
-
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    place = "cuda" if device == "GPU" else "cpu"
-    spec = find_model(config.model)
-    own_rate = spec.variants[config.model].get("drop_path_rate", 0.0)
-    arguments = {"num_classes": config.num_classes,
-                 "drop_path_rate": own_rate if config.drop_path_rate is None else config.drop_path_rate}
-    framework = f"PyTorch {torch.__version__}"
-    if spec.name == OWN_TORCH:
-        from scripts.hlg_torch import build
-
-        network = build(config.model, image_size=config.image_size, in_channels=config.in_channels, **arguments)
-    else:
-        import timm
-
-        framework += f", timm {timm.__version__}"
-        network = timm.create_model(TIMM[config.model], img_size=config.image_size, in_chans=config.in_channels,
-                                    **arguments)
-    network.to(place)
-    images, labels = (torch.from_numpy(array).to(place) for array in random_batch(config))
-    labels = labels.long()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=config.weight_decay)
-
-    def train() -> None:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimizer.step()
-        loss.item()
-
-    def infer() -> None:
-        with torch.inference_mode():
-            network(images).cpu()
-
-    network.train(mode == "train")
-    return {"framework": framework, "device": device, "threads": torch.get_num_threads(),
-            "parameters": sum(p.numel() for p in network.parameters())}, train if mode == "train" else infer
-
-
-def our_products(config: Config, mode: str) -> tuple[dict, Step]:
-    """The products of a step of our network alone."""
-    facts, forward = our_network(config, "infer", 1)
-    facts["products"], run = mindspore_products(forward, mode == "train")
-    return facts, run
-
-
-def their_products(config: Config, mode: str, device: str) -> tuple[dict, Step]:
-    """Those of a step of PyTorch's network."""
-    import torch
-
-    facts, step = torch_network(config, mode, device)
-    facts["products"], run = torch_products(step, torch.cuda.synchronize if device == "GPU" else lambda: None)
-    return facts, run
-
-
-def onnx_network(config: Config, mode: str, parameters: int) -> tuple[dict, Step]:
-    """Our network as the engine onnxruntime runs it."""
-    spec = find_model(config.model)
-    prepare_environment(spec.uses_convolutions)
-    import onnxruntime
-
-    from common.context.device import start
-    from common.engine import INPUT, OUTPUT
-    from common.export.onnx_file import onnx_model
-    from common.export.onnx_network import OnnxNetwork
-    from common.network import build_network
-
-    start(config)
-    images = random_batch(config)[0]
-    model = onnx_model(build_network(config, spec).set_train(False), [(INPUT, (None, *images.shape[1:]), "float32")],
-                       [OUTPUT])
-    network = OnnxNetwork(model.SerializeToString(), config.num_threads)
-    return {"framework": f"onnxruntime {onnxruntime.__version__}", "device": "CPU", "threads": network.threads,
-            "parameters": parameters}, lambda: network(images)
-
-
-def random_batch(config: Config, noise_length: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return images float32 (B, C, H, W), and labels int32 (B,) or the noise float32 (B, L) of a masked autoencoder."""
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((config.batch_size, config.in_channels, config.image_size, config.image_size))
-    if noise_length:
-        return images.astype(np.float32), rng.random((config.batch_size, noise_length), np.float32)
-    return images.astype(np.float32), rng.integers(0, config.num_classes, config.batch_size).astype(np.int32)
 
 
 # what the user asked for
@@ -173,6 +50,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f"{message}; --help shows all options.")
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    """Return further options, ``--name value`` or ``--name=value``, as name -> text.
+
+    Raises:
+        UserError: if they are none.
+    """
+    found, words = {}, list(words)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or words):
+            raise UserError(f"'{name}' (command line) is neither an option with a value nor the value of one.")
+        found[name[2:]] = value if equals else words.pop(0)
+    return found
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -197,11 +89,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         parser.add_argument(f"--{name}", help=FIELDS[name].metadata["help"])
     arguments, rest = parser.parse_known_args(argv)
     values = {name: getattr(arguments, name) for name in SHOWN if getattr(arguments, name) is not None}
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if not name.startswith("--") or not (equals or rest):
-            raise UserError(f"'{name}' (command line) is neither an option with a value nor the value of one.")
-        values[name[2:]] = value if equals else rest.pop(0)
+    values |= pairs(rest)
     known = (None, "torch", *(["onnxruntime"] if arguments.mode == "infer" else []))
     if arguments.mode != "data" and arguments.against not in known:
         raise UserError(f"against: '{arguments.against}' is nothing that networks are compared with; there is torch, "

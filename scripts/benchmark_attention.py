@@ -71,6 +71,14 @@ def measure(kind: str, tokens: int, dim: int, heads: int, repeats: int) -> dict[
     return {"seconds": min(seconds[1:]), "mebibytes": (after - before) / 1024}
 
 
+def measure_alone(kind: str, tokens: int, dim: int = 64, heads: int = 2, repeats: int = 5) -> dict[str, float] | None:
+    """Do the same in a process of its own; ``None`` if that fails, as for want of memory."""
+    sizes = {"only": kind, "tokens": tokens, "dim": dim, "heads": heads, "repeats": repeats}
+    done = subprocess.run([sys.executable, __file__, *(f"--{key}={value}" for key, value in sizes.items())],
+                          capture_output=True, text=True, check=False)
+    return None if done.returncode else json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def main() -> None:
     """Measure each size in a process of its own and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,14 +99,8 @@ def main() -> None:
     for size in sizes:
         cells = []
         for kind in ("soft", "softmax"):
-            command = [sys.executable, __file__, "--only", kind, "--tokens", str(size), "--dim", str(options.dim),
-                       "--heads", str(options.heads), "--repeats", str(options.repeats)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                cells += ["failed", (done.stderr.strip().splitlines() or ["killed"])[-1][:60]]
-                continue
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            cells += [f"{found['seconds'] * 1000:.1f} ms", f"{found['mebibytes']:.0f} MiB"]
+            found = measure_alone(kind, size, options.dim, options.heads, options.repeats)
+            cells += [f"{found['seconds'] * 1000:.1f} ms", f"{found['mebibytes']:.0f} MiB"] if found else ["failed", ""]
         print(f"| {size:,} | " + " | ".join(cells) + " |", flush=True)
 
 

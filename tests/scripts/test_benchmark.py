@@ -15,11 +15,14 @@ from PIL import Image
 from common.augment.pipeline import statistics, train_transform
 from common.config.load import from_mapping
 from common.errors import UserError
+from scripts import benchmark_attention
 from scripts.benchmark import check_comparison, numbers, ratios
+from scripts.growth import main as tables
 from scripts.measure import Measurement, cpu_time, machine
 from scripts.pipelines import check_against, plain_image, settle
 
 SCRIPT = ROOT / "scripts" / "benchmark.py"
+GROWTH = ROOT / "scripts" / "growth.py"
 TINY = ("--model", "gmlp_Ti", "--image_size", "16", "--patch_size", "8", "--embed_dim", "8", "--depth", "1",
         "--batch_size", "2", "--device_target", "CPU")
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "timm"))
@@ -188,6 +191,48 @@ def test_machine_says_how_busy_it_is():
 ])
 def test_mistake_is_one_sentence(arguments, message):
     assert message in sentence(run(SCRIPT, *arguments))
+
+
+def test_cost_is_told_as_the_work_grows(tmp_path):
+    for number in range(16):
+        file = tmp_path / "data" / ("train", "val")[number % 2] / "ab"[number // 8] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), number, np.uint8)).save(file)
+    network = TINY[2:8] + ("--depth", "1", "--num_classes", "2", "--batch_size", "2", "--graph_kernel", "False")
+    result = run(GROWTH, *network, "--batches", "2", "--sizes", "28", "--workers", "1", "--steps", "1", "--data_dir",
+                 tmp_path / "data", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    batch, size, workers, evaluation, machine_line = result.stdout.strip().split("\n\n")
+    assert [len(table.splitlines()) for table in (batch, size, workers, evaluation)] == [3, 3, 3, 4]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for table in (batch, size, workers, evaluation)
+            for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["2", "28 x 28", "1", "MindSpore", "onnxruntime"]
+    assert rows[1][1] == "49" and rows[3][1] == rows[4][1] == "8"
+    assert all(float(cell.replace(",", "")) >= 0 for row in rows for cell in row[2:])
+    assert "cores, load" in machine_line
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("--tables", "speed"), "tables: 'speed' is unknown; there are batch, size, workers, evaluation."),
+    (("--tables", "workers"), "data_dir: the tables workers and evaluation read images"),
+    (("--tables", "size", "--sizes", "230"), "sizes: 230 is no multiple of 28"),
+    (("--tables", "batch", "--batches", "1,0"), "batches: '1,0' is no list of positive numbers"),
+])
+def test_mistake_about_growth_is_one_sentence(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        growth(arguments)
+
+
+def test_what_cannot_fit_is_not_tried():
+    report = growth(("--tables", "size", "--sizes", "28000", "--steps", "1"), measured={"seconds": 1, "mebibytes": 2})
+    assert "| 28000 x 28000 | 49,000,000 | 1.000 | 2 | too large |" in report
+
+
+def growth(arguments, measured=None):
+    """The report of the program, where ``measured`` is what a layer of attention costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_attention, "measure_alone", lambda *_, **__: measured)
+        return tables(arguments)
 
 
 def test_comparison_is_of_the_published_network():
