@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm
+from common.layers.cells import LayerNorm, Mlp
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
 
@@ -90,22 +90,6 @@ class ConvStage(nn.Cell):
         return self.downsample(x)
 
 
-class ChannelMLP(nn.Cell):
-    """fc2(gelu(fc1(x))) on the last axis.
-
-    Inputs: x, (..., dim).   Output: the same shape.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = nn.Dense(dim, hidden_dim, weight_init="zeros", bias_init="zeros")
-        self.act = GELU()
-        self.fc2 = nn.Dense(hidden_dim, dim, weight_init="zeros", bias_init="zeros")
-
-    def construct(self, x):
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class ConvMLPBlock(nn.Cell):
     """Channel MLP, depthwise 3 x 3 convolution, channel MLP; the convolution, unlike the MLPs, replaces its input.
 
@@ -122,12 +106,12 @@ class ConvMLPBlock(nn.Cell):
     def __init__(self, dim: int, hidden_dim: int, drop_path_rate: float = 0.0):
         super().__init__()
         self.norm1 = LayerNorm(dim, NORM_EPS)
-        self.channel_mlp1 = ChannelMLP(dim, hidden_dim)
+        self.channel_mlp1 = Mlp(dim, hidden_dim)
         self.drop_path1 = DropPath(drop_path_rate)
         self.connect_norm = LayerNorm(dim, NORM_EPS)
         self.connect = Conv(dim, dim, 3, group=dim)
         self.norm2 = LayerNorm(dim, NORM_EPS)
-        self.channel_mlp2 = ChannelMLP(dim, hidden_dim)
+        self.channel_mlp2 = Mlp(dim, hidden_dim)
         self.drop_path2 = DropPath(drop_path_rate)
 
     def construct(self, x):

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import GELU, Float32Cell, LayerNorm, PatchEmbed
+from common.layers.cells import Float32Cell, LayerNorm, Mlp, PatchEmbed
 from common.layers.drop_path import DropPath
 from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
@@ -60,19 +60,6 @@ class Attention(nn.Cell):
             weights = self.softmax(self.compare(query * self.head_dim ** -0.5, key)).astype(value.dtype)
             mixed = self.mix(weights, value)
         return self.proj(mixed.transpose(0, 2, 1, 3).reshape(-1, tokens, dim))
-
-
-class Mlp(nn.Cell):
-    """Two layers with a GELU between them.   Inputs: x, (B, N, D).   Output: (B, N, D)."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = linear(dim, hidden_dim)
-        self.act = GELU()
-        self.fc2 = linear(hidden_dim, dim)
-
-    def construct(self, x):
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Cell):

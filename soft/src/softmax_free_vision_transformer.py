@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import GELU, Float32Cell, LayerNorm, pair
+from common.layers.cells import Float32Cell, LayerNorm, Mlp, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
@@ -62,22 +62,6 @@ class Attention(nn.Cell):
     def weights(self, queries, keys):
         """Return how much of each token (last axis) each token takes, (B, h, N, N)."""
         return self.softmax(self.products(queries * self.head_dim ** -0.5, keys))
-
-
-class Mlp(nn.Cell):
-    """fc2(gelu(fc1(x))) on the last axis.
-
-    Inputs: x, (..., dim).   Output: the same shape.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = nn.Dense(dim, hidden_dim, weight_init="zeros", bias_init="zeros")
-        self.act = GELU()
-        self.fc2 = nn.Dense(hidden_dim, dim, weight_init="zeros", bias_init="zeros")
-
-    def construct(self, x):
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Cell):

@@ -6,10 +6,11 @@ from mindspore import Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm, PatchEmbed
+from common.layers.cells import GELU, LayerNorm, PatchEmbed, TanhGELU
 from common.layers.drop_path import DRAWS, DropPath, random_states, seed_random_states
 from common.layers.initial_values import initialise, lecun_normal, truncated_normal, xavier_uniform
 from gmlp.src.spec import SPEC
+from soft.src.softmax_free_transformer import LocalConv
 
 RNG = np.random.default_rng(0)
 
@@ -51,6 +52,27 @@ def test_layer_norm_uses_the_given_epsilon(mode):
     centred = x - x.mean(-1, keepdims=True)
     expected = centred / np.sqrt((centred ** 2).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(LayerNorm(8, 1e-5)(Tensor(x)).asnumpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make, shape", [(GELU, (4, 9)), (TanhGELU, (4, 9)), (lambda: LayerNorm(9, 1e-5), (2, 4, 9)),
+                                         (lambda: LocalConv(2, 5), (3, 2, 6, 7))])
+def test_the_form_for_training_on_a_cpu_equals_the_plain_one(mode, make, shape):
+    """The plain form is that of evaluation, of exported files and of other devices."""
+    cell, found = make(), []
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(standard(*parameter.shape)))
+    x, factor = Tensor(standard(*shape) * 3), Tensor(standard(*shape))
+
+    def total(x):
+        return (cell(x) * factor).sum()
+
+    for training in (False, True):
+        cell.set_train(training)
+        value, gradients = ms.value_and_grad(total, 0, cell.trainable_params() or None)(x)
+        gradients = [gradients[0], *gradients[1]] if isinstance(gradients, tuple) else [gradients]
+        found.append([cell(x).asnumpy(), value.asnumpy(), *(one.asnumpy() for one in gradients)])
+    for plain, trained in zip(*found, strict=True):
+        np.testing.assert_allclose(trained, plain, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("size, patch, channels", [((8, 8), 4, 3), ((6, 12), (3, 2), 2), (8, 8, 1)])
