@@ -137,7 +137,8 @@ class LayerNorm(nn.LayerNorm):
         self.in_parts = False
         self.sum = ops.ReduceSum(keep_dims=True)
         self.share = 1.0 / dim
-        self.by_rows = (RowNorm(dim, epsilon),) if ms.get_context("device_target") == "CPU" else None
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self.by_rows = (RowNorm(dim, epsilon),) if on_cpu and dim > 1 else None  # of one number BatchNorm makes NaN
 
     def construct(self, x):
         if self.in_parts and self.training:
