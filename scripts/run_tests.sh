@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests; makes the environment where it is missing.
 #   bash scripts/run_tests.sh                      the ordinary tests
-#   bash scripts/run_tests.sh --long               only what takes minutes: networks of full size in a second mode
+#   bash scripts/run_tests.sh --long               only networks of full size in a second mode, READMEs command by command
 #   bash scripts/run_tests.sh --torture            only kills, full disks, hostile files, thousands of mistakes
 #   bash scripts/run_tests.sh --devices            only what is compiled for Ascend and GPU over stand-in libraries
 #   bash scripts/run_tests.sh --all                everything

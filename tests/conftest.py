@@ -23,7 +23,7 @@ os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
 os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
 
 # Tests with these marks run when the option of the same name is given, and then alone; with --all everything runs.
-PARTS = {"long": "networks of full size in a second mode, and what else takes minutes",
+PARTS = {"long": "networks of full size in a second mode, the commands of READMEs one after the other",
          "torture": "kills, full disks, hostile files and thousands of mistakes",
          "devices": "everything compiled for Ascend and GPU over stand-in libraries"}
 LEFT_OUT = pytest.StashKey[Counter]()

@@ -471,7 +471,7 @@ class Reader:
             assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("file", FOLLOWED)
 def test_the_commands_of_a_readme_work_one_after_the_other(file, tmp_path):
     if any("onnxruntime" in code for code in blocks(ROOT / file, "python")):
@@ -497,7 +497,7 @@ def test_every_block_of_python_is_run():
         *FOLLOWED, "scripts/README.md"}  # the latter's in export/test_lite.py
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.distributed
 def test_the_launcher_of_a_readme_works(tmp_path):
     reader = Reader(tmp_path, "gmlp")

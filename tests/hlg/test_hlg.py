@@ -326,7 +326,7 @@ def test_images_of_another_size_are_refused(variant):
 
 
 @pytest.mark.parametrize("mode, level, variant", [
-    ("graph", "O3", "hlg_mobile"), pytest.param("graph", "O3", "hlg_tiny_avgpool", marks=pytest.mark.long),
+    *(pytest.param("graph", "O3", name, marks=pytest.mark.long) for name in ("hlg_mobile", "hlg_tiny_avgpool")),
     ("pynative", "O3", "hlg_tiny_avgpool"), ("pynative", "O2", "hlg_mobile"), ("pynative", "O2", "hlg_tiny_avgpool")],
     indirect=["mode"])
 def test_half_precision_is_near_float32_and_has_finite_float32_gradients(mode, level, variant):

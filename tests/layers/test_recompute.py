@@ -13,7 +13,9 @@ def test_every_family_has_blocks_that_can_be_computed_twice(family):
     assert recompute_blocks(step.network) > 0
 
 
-@pytest.mark.parametrize("family", ["gmlp", "hlg_mobile"])
+@pytest.mark.parametrize("mode, family", [
+    ("graph", "gmlp"), ("pynative", "gmlp"), ("pynative", "hlg_mobile"),
+    pytest.param("graph", "hlg_mobile", marks=pytest.mark.long)], indirect=["mode"])
 def test_weights_and_statistics_after_two_steps_are_the_same(family, mode, monkeypatch):
     one_stage = {"dims": (16,), "num_heads": (2,), "depths": (2,), "mlp_ratio": (2,)}
     monkeypatch.setitem(FAMILIES, "hlg_mobile", (*FAMILIES["hlg_mobile"][:3], 28, one_stage))

@@ -38,6 +38,7 @@ def wait_for(text: str, file: Path, process: subprocess.Popen, folder: Path) -> 
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_the_job_goes_on_there(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("".join(f"{key}: {value}\n" for key, value in KEYS.items()))

@@ -193,6 +193,7 @@ def test_mistake_is_one_sentence(arguments, message):
     assert message in sentence(run(SCRIPT, *arguments))
 
 
+@pytest.mark.long
 def test_cost_is_told_as_the_work_grows(tmp_path):
     for number in range(16):
         file = tmp_path / "data" / ("train", "val")[number % 2] / "ab"[number // 8] / f"{number}.jpg"
