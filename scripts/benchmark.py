@@ -1,8 +1,8 @@
 """Speed and memory of training, inference and data loading, for every variant of every model.
 
     python scripts/benchmark.py --model gmlp_ti --batch_size 16                    training and inference
-    python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside timm's network in PyTorch, and
-                                                                                   HLG's beside scripts/hlg_torch.py
+    python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside PyTorch: timm's network, and
+                                                                                   that of scripts/FAMILY_torch.py
     ... --floor                                    also the time of the matrix products and convolutions alone
     python scripts/benchmark.py --model gmlp_ti --mode infer --against onnxruntime   the two engines of a CPU
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
@@ -134,10 +134,10 @@ def check_comparison(config: Config, against: str) -> None:
             raise UserError(f"against: onnxruntime answers for classifiers in float32; {config.model} with amp_level "
                             f"{config.amp_level} is none.")
         return
-    own = find_model(config.model).name == OWN_TORCH
+    own = find_model(config.model).name in OWN_TORCH and not config.model.startswith("soft_norm")
     if not own and config.model not in TIMM:
-        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}, and the "
-                        "networks of HLG are in scripts/hlg_torch.py. Leave --against out.")
+        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}, and those "
+                        "of ConvMLP, HLG and SOFT (without norm) are in scripts. Leave --against out.")
     missing = [name for name in ("torch", "timm")[:2 - own] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"against: torch needs {' and '.join(missing)}, which is not installed here; pip install torch "

@@ -2,6 +2,7 @@
 
 Each function that returns facts and the function of one step runs in a process of its own.
 """
+import importlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scripts.measure import Step
 
 TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
-OWN_TORCH = "hlg"  # the family whose networks are in scripts/hlg_torch.py
+OWN_TORCH = ("convmlp", "hlg", "soft")  # families whose networks are in scripts/FAMILY_torch.py
 LR, CLIP = 1e-3, 1.0
 
 
@@ -58,10 +59,9 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
     arguments = {"num_classes": config.num_classes,
                  "drop_path_rate": own_rate if config.drop_path_rate is None else config.drop_path_rate}
     framework = f"PyTorch {torch.__version__}"
-    if spec.name == OWN_TORCH:
-        from scripts.hlg_torch import build
-
-        network = build(config.model, image_size=config.image_size, in_channels=config.in_channels, **arguments)
+    if spec.name in OWN_TORCH:
+        family = importlib.import_module(f"scripts.{spec.name}_torch")
+        network = family.build(config.model, image_size=config.image_size, in_channels=config.in_channels, **arguments)
     else:
         import timm
 

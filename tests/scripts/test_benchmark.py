@@ -268,15 +268,14 @@ def test_torch_runs_the_same_network_in_turn(tmp_path):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
-@pytest.mark.parametrize("name", ["hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_dwconv", "hlg_tiny_avgpool_paper"])
-def test_hlg_in_pytorch_reproduces_the_golden_numbers(name):
+@pytest.mark.parametrize("name", ["hlg_mobile", "hlg_mobile_avgpool", "hlg_tiny_dwconv", "hlg_tiny_avgpool_paper",
+                                  "convmlp_s", "soft_tiny"])
+def test_a_network_in_pytorch_reproduces_the_golden_numbers(name):
     """The logits, and the gradient's norm for each tensor, to what HLG's own golden tests allow."""
     import torch
 
-    from scripts.hlg_torch import build
-
     golden = Golden(name)
-    network = build(name.removesuffix("_paper"), drop_path_rate=0.0,
+    network = importlib.import_module(f"scripts.{name.split('_')[0]}_torch").build(name.removesuffix("_paper"), drop_path_rate=0.0,
                     **({"layout": "paper"} if name.endswith("_paper") else {}))
     tensors = golden.tensors()
     names = {key: zoo_name(key, tensors) for key in network.state_dict() if not key.endswith("num_batches_tracked")}
