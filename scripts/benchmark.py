@@ -134,10 +134,9 @@ def check_comparison(config: Config, against: str) -> None:
             raise UserError(f"against: onnxruntime answers for classifiers in float32; {config.model} with amp_level "
                             f"{config.amp_level} is none.")
         return
-    own = find_model(config.model).name in OWN_TORCH and not config.model.startswith("soft_norm")
-    if not own and config.model not in TIMM:
-        raise UserError(f"against: timm has no network that equals {config.model}; it has {', '.join(TIMM)}, and those "
-                        "of ConvMLP, HLG and SOFT (without norm) are in scripts. Leave --against out.")
+    own = find_model(config.model).name in OWN_TORCH and config.model not in TIMM
+    if config.model.startswith("soft_norm"):
+        raise UserError(f"against: {config.model} was not written for PyTorch; all other networks are there.")
     missing = [name for name in ("torch", "timm")[:2 - own] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"against: torch needs {' and '.join(missing)}, which is not installed here; pip install torch "

@@ -15,7 +15,7 @@ from scripts.measure import Step
 
 TIMM = {"gmlp_ti": "gmlp_ti16_224", "gmlp_s": "gmlp_s16_224", "gmlp_b": "gmlp_b16_224"} | {
     f"vit_{size}": f"vit_{size}_224" for size in ("base_patch16", "large_patch16", "huge_patch14")}
-OWN_TORCH = ("convmlp", "hlg", "soft")  # families whose networks are in scripts/FAMILY_torch.py
+OWN_TORCH = ("convmlp", "hlg", "mae", "soft")  # families whose networks are in scripts/FAMILY_torch.py
 LR, CLIP = 1e-3, 1.0
 
 
@@ -59,7 +59,7 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
     arguments = {"num_classes": config.num_classes,
                  "drop_path_rate": own_rate if config.drop_path_rate is None else config.drop_path_rate}
     framework = f"PyTorch {torch.__version__}"
-    if spec.name in OWN_TORCH:
+    if spec.name in OWN_TORCH and config.model not in TIMM:
         family = importlib.import_module(f"scripts.{spec.name}_torch")
         network = family.build(config.model, image_size=config.image_size, in_channels=config.in_channels, **arguments)
     else:
@@ -69,13 +69,13 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
         network = timm.create_model(TIMM[config.model], img_size=config.image_size, in_chans=config.in_channels,
                                     **arguments)
     network.to(place)
-    images, labels = (torch.from_numpy(array).to(place) for array in random_batch(config))
-    labels = labels.long()
+    inputs = [torch.from_numpy(array).to(place) for array in random_batch(config, getattr(network, "noise_length", 0))]
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=config.weight_decay)
 
     def train() -> None:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss = (network(*inputs) if config.task == "pretrain" else
+                torch.nn.functional.cross_entropy(network(inputs[0]), inputs[1].long()))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
@@ -83,7 +83,7 @@ def torch_network(config: Config, mode: str, device: str) -> tuple[dict, Step]:
 
     def infer() -> None:
         with torch.inference_mode():
-            network(images).cpu()
+            network(*inputs if config.task == "pretrain" else inputs[:1]).cpu()
 
     network.train(mode == "train")
     return {"framework": framework, "device": device, "threads": torch.get_num_threads(),
