@@ -167,7 +167,8 @@ class LocalConv(nn.Conv2d):
             return super().construct(maps)
         rows = ops.arange(height)
         places = (rows - rows.reshape(-1, 1) + self.side // 2).reshape(-1, 1) == ops.arange(self.side)
-        filters = ops.matmul(places.astype(ms.float32), self.weight.reshape(channels, self.side, self.side))
+        weight = self.weight.astype(ms.float32).reshape(channels, self.side, self.side)  # it was cast at half precision
+        filters = ops.matmul(places.astype(ms.float32), weight)
         filters = filters.reshape(channels * height, height, 1, self.side).astype(maps.dtype)
         maps = maps.reshape(samples, channels * height, 1, width)
         maps = ops.conv2d(maps, filters, pad_mode="pad", padding=(0, self.side // 2), groups=channels)
