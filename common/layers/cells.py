@@ -93,8 +93,8 @@ class RowNorm(nn.Cell):
 class Affine(nn.Cell):
     """x * gamma + beta, without the framework's broadcasting and without its sums over rows.
 
-    On a CPU every operation that broadcasts keeps buffers of its own for good, and sums over rows are slow (2.10);
-    matrix products do both.
+    On a CPU operations that broadcast seem to keep buffers of their own, and sums over rows are slow (2.10, figures in
+    scripts/README.md); matrix products do both.
 
     Inputs: x (..., dim), gamma and beta (dim,), float32.   Output: like x.
     """
