@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 from mindspore import device_context
 
@@ -148,6 +149,16 @@ def test_without_msrun_above_it_a_process_does_not_wait_for_a_scheduler(monkeypa
     for environment in ({"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "8118"}, {}):
         with scheduler_ready(environment):
             pass
+
+
+def test_the_others_join_when_the_scheduler_listens_at_its_port():
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"MS_ROLE": "MS_SCHED"}, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as scheduler:
+        port, family = int(scheduler.stdout.readline()), [psutil.Process(scheduler.pid)]
+        found = [cluster._listens(lambda: family, number) for number in (port, port + 1)]
+        scheduler.communicate("\n")
+    assert found == [True, False]
 
 
 def test_a_process_whose_msrun_was_killed_saves_and_ends(tmp_path):
