@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests; makes the environment where it is missing.
 #   bash scripts/run_tests.sh                      the ordinary tests
-#   bash scripts/run_tests.sh --long               only networks of full size in a second mode, READMEs command by command
+#   bash scripts/run_tests.sh --long               only networks of full size compiled, READMEs command by command
 #   bash scripts/run_tests.sh --torture            only kills, full disks, hostile files, thousands of mistakes
 #   bash scripts/run_tests.sh --devices            only what is compiled for Ascend and GPU over stand-in libraries
 #   bash scripts/run_tests.sh --all                everything
@@ -15,7 +15,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 
 seconds=5000
-duration="The ordinary tests: up to a quarter of an hour on two quiet cores."
+duration="The ordinary tests: about ten minutes on two quiet cores."
 for argument in "$@"; do
     case "$argument" in
         -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;

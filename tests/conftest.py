@@ -23,10 +23,11 @@ os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
 os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
 
 # Tests with these marks run when the option of the same name is given, and then alone; with --all everything runs.
-PARTS = {"long": "networks of full size in a second mode, the commands of READMEs one after the other",
+PARTS = {"long": "networks of full size compiled, the commands of READMEs one after the other",
          "torture": "kills, full disks, hostile files and thousands of mistakes",
          "devices": "everything compiled for Ascend and GPU over stand-in libraries"}
 LEFT_OUT = pytest.StashKey[Counter]()
+BRIEF = {"augment", "checkpoint", "dataset", "pictures"}  # rooms whose files take seconds each
 
 
 def pytest_addoption(parser):
@@ -60,7 +61,8 @@ def pytest_collection_modifyitems(config, items):
     place = {path: (number + 0.5) / len(group) for group in (slow, several) for number, path in enumerate(group)}
     if hasattr(config, "workerinput"):
         others = [*dict.fromkeys(item.path for item in kept if item.path not in place)]
-        place |= {path: 1 + number for number, path in enumerate(reversed(others))}  # data and pictures last: short
+        others = sorted(reversed(others), key=lambda path: path.parent.name in BRIEF)  # nobody waits long for the last one
+        place |= {path: 1 + number for number, path in enumerate(others)}
         items[:] = sorted(kept, key=lambda item: place[item.path])
     else:
         items[:] = sorted(kept, key=lambda item: item.path in place)

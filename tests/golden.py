@@ -47,15 +47,15 @@ class Tolerances:
 GRAPH_LATER = pytest.mark.parametrize("mode", ["pynative", pytest.param("graph", marks=pytest.mark.long)], indirect=True)
 
 
-def full_size(graph: Sequence[str] = (), pynative: Sequence[str] = ()):
-    """Parametrise "mode, name": each network of full size in the mode where it stands, in the other in the long part.
+def full_size(*names: str, later: Sequence[str] = ()):
+    """Parametrise "mode, name": networks of full size in PyNative mode; in the long part the same in graph mode, and
+    in both modes those that come ``later``.
 
-    Both modes run the same cells, as the tiny networks and the networks of the other list show.
+    To compile one takes several times as long as to run it, and both modes run the same cells, as small networks show.
     """
-    other = [("pynative", name) for name in graph] + [("graph", name) for name in pynative]
-    return pytest.mark.parametrize(
-        "mode, name", [("graph", name) for name in graph] + [("pynative", name) for name in pynative]
-        + [pytest.param(*values, marks=pytest.mark.long) for values in other], indirect=["mode"])
+    long = [("graph", name) for name in (*names, *later)] + [("pynative", name) for name in later]
+    return pytest.mark.parametrize("mode, name", [("pynative", name) for name in names] + [
+        pytest.param(*values, marks=pytest.mark.long) for values in long], indirect=["mode"])
 
 
 def phases_in(mode: str) -> tuple[str, ...]:

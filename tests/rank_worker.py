@@ -133,7 +133,7 @@ def evaluation(found: Findings, folder: Path) -> None:
     report = folder / str(found.runtime.world_size) / "report"
     for images, size, engine in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
-            "task": "eval", "dataset": "imagenet", "mode": "graph", "eval_dir": str(folder / images), "engine": engine,
+            "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images), "engine": engine,
             "batch_size": size, "ckpt_path": str(file),
             "report": str(report) if (images, size, engine) == REPORTED else ""},
             "test", GMLP)
@@ -261,19 +261,28 @@ def probe_norm(found: Findings, folder: Path) -> None:
 
 
 def trajectories(found: Findings, folder: Path) -> None:
-    """Two of the authors' trainings: a whole one with fused operators, and the beginning of one with BatchNorm."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-    whole = repeat("gmlp_accum", found.runtime, graph_kernel=True).results
+    """Two of the authors' trainings: the whole of one, and the beginning of one with BatchNorm."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     begun = repeat("convmlp", found.runtime, updates=3, sync_bn=True).results
-    for name, results in (("gmlp_accum", whole), ("convmlp", begun)):
-        found.arrays |= {f"trajectory {name}/{key}": np.array(results[key]) for key in ("loss", "grad_norm")}
-    found.arrays |= {"trajectory gmlp_accum/output": whole["output"]}
+    found.arrays |= {f"trajectory convmlp/{key}": np.array(begun[key]) for key in ("loss", "grad_norm")}
+    whole_training(found)
+
+
+def fused(found: Findings, folder: Path) -> None:
+    """One of the authors' trainings with fused operators."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    whole_training(found, graph_kernel=True)
+
+
+def whole_training(found: Findings, **more) -> None:
+    """Keep what all updates of a training of the authors find, and its final state."""
+    whole = repeat("gmlp_accum", found.runtime, **more).results
+    found.arrays |= {f"trajectory gmlp_accum/{key}": np.array(whole[key]) for key in ("loss", "grad_norm", "output")}
     found.arrays |= {f"tensor of gmlp_accum/{key}": value for key, value in whole["tensors"].items()}
 
 
 CASES = {case.__name__: case
-         for case in (evaluation, sharding, steps, synchronised, replaced, apart, probe_norm, trajectories)}
+         for case in (evaluation, sharding, steps, synchronised, replaced, apart, probe_norm, trajectories, fused)}
 
 
 def main(folder: Path, cases: list[str], distribute: bool) -> None:

@@ -85,7 +85,8 @@ def said():
         logging.getLogger(name).removeHandler(lines)
 
 
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("family", [  # that the files of all networks are right is in test_onnx.py
+    pytest.param(family, marks=[pytest.mark.long] if family in ("soft", "hlg") else []) for family in NETWORKS])
 def test_both_engines_give_the_same_answers(family, said):
     file = checkpoint(family)
     ours = Predictor(file, engine="mindspore", batch_size=2)

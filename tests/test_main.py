@@ -180,7 +180,7 @@ def test_an_empty_data_folder_is_named(tmp_path):
 
 
 def test_a_training_whose_loss_explodes_stops_with_the_step(tmp_path):
-    config = write_yaml(tmp_path / "run.yaml", lr=1e30, opt="sgd", warmup_epochs=0, log_interval=1)
+    config = write_yaml(tmp_path / "run.yaml", lr=1e30, opt="sgd", warmup_epochs=0, log_interval=1, mode="pynative")
     message = sentence(run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "run"))
     assert "training stopped" in message and "step" in message
 
@@ -194,20 +194,20 @@ def test_paths_with_spaces_work(trained, tmp_path):
 def test_ctrl_c_ends_a_training_and_its_workers_and_keeps_what_is_saved(trained, tmp_path):
     folder, _ = trained
     config = write_yaml(tmp_path / "run.yaml", dataset="folder", data_dir=folder / "digits" / "images", epochs=500,
-                        num_workers=2)
+                        num_workers=2, mode="pynative", depth=1)
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir",
                                 tmp_path / "run"], cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, start_new_session=True)
-    while not list((tmp_path / "run").glob("gmlp_dim16_depth2-2_*.ckpt")):
+    while not list((tmp_path / "run").glob("gmlp_dim16_depth1-2_*.ckpt")):
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     assert process.wait(timeout=300) == 130
-    assert "Stopped; the training goes on from gmlp_dim16_depth2-" in process.stderr.read()
+    assert "Stopped; the training goes on from gmlp_dim16_depth1-" in process.stderr.read()
     for _ in range(100):  # the workers notice that their parent is gone
         if not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
             break
         time.sleep(0.1)
     assert not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout
-    saved = next((tmp_path / "run").glob("gmlp_dim16_depth2-2_*.ckpt"))
+    saved = next((tmp_path / "run").glob("gmlp_dim16_depth1-2_*.ckpt"))
     assert run("gmlp/eval.py", "--ckpt_path", saved).returncode == 0

@@ -14,7 +14,7 @@ SMALL = {"gmlp": ("--embed_dim", "32", "--depth", "2"), "mae": ("--embed_dim", "
          "convmlp": ("--channels", "8", "--dims", "8,16,16"),
          "soft": ("--dims", "16,16,16,32", "--depths", "1,1,1,1", "--num_heads", "1,1,1,1"),
          "hlg": ("--dims", "16,32", "--depths", "1,1", "--num_heads", "1,1", "--mlp_ratio", "2,2")}
-MODELS = ["gmlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convmlp", "soft", "hlg", "mae"))]
+MODELS = ["gmlp", "mae", *(pytest.param(name, marks=pytest.mark.long) for name in ("convmlp", "soft", "hlg"))]
 
 
 def take_photos(folder):
@@ -33,10 +33,9 @@ def take_photos(folder):
 def test_own_photos_go_from_a_folder_to_onnxruntime(model, tmp_path):
     photos, folder = tmp_path / "photos", tmp_path / "run"
     take_photos(photos)
-    mode = () if model == "gmlp" else OP_BY_OP
 
     def command(program, *flags):
-        result = run(f"{model}/{program}.py", *flags, *mode)
+        result = run(f"{model}/{program}.py", *flags, *OP_BY_OP)
         assert result.returncode == 0, f"{program} {flags}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         return result.stdout + result.stderr
 

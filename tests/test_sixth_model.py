@@ -44,7 +44,7 @@ def test_a_model_needs_few_lines(repository):
     assert all(len(line) <= 120 for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_walk_through_work(repository):
     """Two epochs instead of all; the accuracy is far above that of a guess."""
     tasks = []

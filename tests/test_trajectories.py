@@ -1,7 +1,7 @@
 """Trainings of the authors' own code, update by update: ours repeat them.
 
-In graph mode as a whole, two of them with fused operators; in PyNative mode, which takes several times as long, their
-beginnings; and on two ranks, which is in tests/ranks.
+In graph mode as a whole, two of them with fused operators, most of them in the long part; in PyNative mode, which takes
+several times as long, their beginnings; and on two ranks, which is in tests/ranks.
 """
 import gc
 
@@ -15,10 +15,13 @@ from common.context.ranks import Runtime
 # Updates op by op. Of SOFT the first: half a unit in the last place of its first weights, the least that float32 can
 # differ by, moves the gradient norm of the second by up to 8e-5 and that of the third by 1e-6 or, in a jump, by 1.2e-3.
 BEGINNING = {name: 3 for name in RUNS} | {"soft": 1}
+COMPILED = ("gmlp_accum", "linear_probe")  # always; the others, whose operators these or small networks compile too, later
+MODES = [pytest.param((name, mode), id=f"{name}-{mode}",
+                      marks=[pytest.mark.long] if mode == "graph" and name not in COMPILED else [])
+         for name in RUNS for mode in ("graph", "pynative")]
 
 
-@pytest.fixture(scope="module", params=[(name, mode) for name in RUNS for mode in ("graph", "pynative")],
-                ids=lambda pair: "-".join(pair), name="run")
+@pytest.fixture(scope="module", params=MODES, name="run")
 def repeated_run(request):
     """One of the runs, repeated in one of the modes."""
     name, mode = request.param

@@ -37,7 +37,7 @@ def test_tiny_network_reproduces_the_golden_numbers(mode):
 
 
 @pytest.mark.slow
-@full_size(graph=["convmlp_s"])
+@full_size("convmlp_s")
 def test_published_variant_reproduces_the_golden_numbers(mode, name, uninitialised):
     check_classifier(Golden(name), SPEC.build(name), SPEC.convert, SPEC.restore, phases=phases_in(mode))
 

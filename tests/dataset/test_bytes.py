@@ -90,7 +90,7 @@ def test_a_training_from_bytes_is_that_from_numbers(tmp_path, monkeypatch):
     for where in "workers", "device":
         config = from_mapping({"model": "gmlp_ti", "dataset": "digits", "image_size": 8, "patch_size": 4, "embed_dim": 8,
                                "depth": 1, "batch_size": 120, "epochs": 2, "device_target": "CPU", "num_workers": 1,
-                               "val_while_train": False, "mixup": 0.8, "clip_grad": True, "normalize_on": where,
+                               "val_while_train": False, "mode": "pynative", "mixup": 0.8, "clip_grad": True, "normalize_on": where,
                                "ckpt_save_dir": str(tmp_path / where)}, "test", SPEC)
         training.train(config, SPEC)
         lines = (tmp_path / where / "history.jsonl").read_text().splitlines()

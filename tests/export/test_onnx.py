@@ -77,8 +77,9 @@ def build(family, **changes):
     return network.set_train(False), arguments["image_size"]
 
 
-@pytest.mark.parametrize("file_format", ["ONNX", "MINDIR"])
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("family, file_format", [
+    *((family, "ONNX") for family in NETWORKS), ("gmlp", "MINDIR"),
+    *(pytest.param(family, "MINDIR", marks=pytest.mark.long) for family in NETWORKS if family != "gmlp")])
 def test_every_network_becomes_a_file_for_any_number_of_images(family, file_format, request):
     if file_format == "ONNX":
         request.getfixturevalue("onnx")

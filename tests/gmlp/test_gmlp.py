@@ -42,7 +42,7 @@ def test_fused_operators_reproduce_the_golden_numbers(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@full_size(graph=["gmlp_ti16_224"], pynative=["gmlp_s16_224"])
+@full_size("gmlp_s16_224", later=["gmlp_ti16_224"])
 def test_published_variant_reproduces_the_golden_numbers(mode, name, uninitialised):
     """Once: without dropped paths training computes the same as evaluation, as the tiny network shows."""
     check_classifier(Golden(name), SPEC.build(name), SPEC.convert, SPEC.restore, phases=("eval",))

@@ -22,6 +22,7 @@ SIZES = {"dims": (16, 32), "num_heads": (1, 2), "depths": (2, 1)}
 ZOO = SIZES | {"mlp_ratio": (2, 2), "image_size": 28, "num_classes": 10}
 OFFICIAL = SIZES | {"image_size": 56, "num_classes": 10}
 ORIGINAL = ROOT / "tests/data/seed_hlg_mobile.yml"
+OP_BY_OP = ("--mode", "pynative")  # to compile a network takes longer than its few steps
 
 
 def flags(sizes) -> list[str]:
@@ -143,7 +144,7 @@ def test_class_count_of_the_original_file_is_refused_for_other_data(capsys, tmp_
 # what follows a training
 
 def test_evaluation_needs_only_a_checkpoint_and_prints_the_original_line(trained):
-    result = run("eval.py", "--pretrained", best(trained[0]), cwd=ROOT / "hlg")
+    result = run("eval.py", "--pretrained", best(trained[0]), *OP_BY_OP, cwd=ROOT / "hlg")
     assert result.returncode == 0, result.stderr
     found = re.fullmatch(r"accuracy=(\d\.\d{6}), per step time: \d+\.\d{4}s, total cost time: \d+\.\d{4}s",
                          result.stdout.strip().splitlines()[-1])
@@ -158,7 +159,8 @@ def test_exported_file_predicts_what_the_checkpoint_predicts(trained, tmp_path):
                    "--file_name", tmp_path / "hlg", *flags(ZOO))
     assert exported.returncode == 0, exported.stderr
     for name, option, path in (("file", "--model_file", tmp_path / "hlg.mindir"), ("ckpt", "--ckpt", best(trained[0]))):
-        result = run("hlg/infer.py", "--image", tmp_path, option, path, "--json", tmp_path / f"{name}.json")
+        result = run("hlg/infer.py", "--image", tmp_path, option, path, "--json", tmp_path / f"{name}.json",
+                     *OP_BY_OP)
         assert result.returncode == 0, result.stderr
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("file", "ckpt"))
     assert len(first) == 2
@@ -248,7 +250,7 @@ def test_1001_outputs_go_with_1000_class_folders(capsys, tmp_path):
         Image.new("RGB", (8, 8), (int(name[-3:]) % 256, 0, 0)).save(tmp_path / "val" / name / "one.png")
     path = save_checkpoint(tmp_path / "zoo.ckpt", zoo_tensors(num_classes=1001), {"classes": names})
     network = (*flags(ZOO | {"num_classes": 1001}), "--ckpt_path", str(path), "--batch_size", "250")
-    main("eval", SPEC, ["--config_path", "config/hlg_eval.yml", "--data_dir", str(tmp_path), *network])
+    main("eval", SPEC, ["--config_path", "config/hlg_eval.yml", "--data_dir", str(tmp_path), *network, *OP_BY_OP])
     shown = capsys.readouterr().out
     assert "accuracy=" in shown and "the data has 1000 classes" in shown
     main("export", SPEC, [*network, "--file_name", str(tmp_path / "zoo.mindir")])

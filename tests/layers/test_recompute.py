@@ -44,7 +44,7 @@ print(peak_memory() >> 20)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_deep_network_needs_less_memory(tmp_path):
     program = tmp_path / "peak.py"
     program.write_text(PEAK)

@@ -46,7 +46,7 @@ def test_tiny_vit_reproduces_the_golden_numbers(mode, pooling):
 
 
 @pytest.mark.slow
-@full_size(graph=["vit_base_patch16_gap"], pynative=["vit_base_patch16_cls"])
+@full_size("vit_base_patch16_cls", later=["vit_base_patch16_gap"])
 def test_base_vit_reproduces_the_golden_numbers(mode, name, uninitialised):
     """Once: without dropped paths training computes the same as evaluation, as the tiny network shows."""
     network = SPEC.build("vit_base_patch16", global_pool=name.endswith("gap"))
@@ -119,7 +119,7 @@ def test_tiny_autoencoder_reproduces_the_golden_numbers(mode):
 
 
 @pytest.mark.slow
-@full_size(pynative=["mae_vit_base_patch16"])
+@full_size("mae_vit_base_patch16")
 def test_base_autoencoder_reproduces_the_golden_numbers(mode, name):
     """With one of the two losses, whose difference the tiny network shows."""
     check_autoencoder(Golden(name), SPEC.build(name), ("norm",))

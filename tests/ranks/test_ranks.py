@@ -25,14 +25,10 @@ CASES = {1: ("evaluation", "sharding", "probe_norm", "steps", "synchronised"),
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[int, list[tuple[dict, dict]]]:
-    """Per number of ranks, what each rank found: arrays, and the rest."""
-    folder = tmp_path_factory.mktemp("ranks")
-    write_images(folder / "many", 101)
-    write_images(folder / "two", 2)
+def run_jobs(folder, cases_of: dict[int, tuple[str, ...]]) -> dict[int, list[tuple[dict, dict]]]:
+    """Run a job for every number of ranks; return what each rank found: arrays, and the rest."""
     jobs = {}
-    for ranks, cases in CASES.items():
+    for ranks, cases in cases_of.items():
         start = [sys.executable] if ranks == 1 else launcher(ranks, folder / f"logs_{ranks}")
         with open(folder / f"log_{ranks}", "wb") as log:
             jobs[ranks] = subprocess.Popen([*start, WORKER, folder, *cases], cwd=folder, env=with_own_python(),
@@ -45,7 +41,16 @@ def found(tmp_path_factory) -> dict[int, list[tuple[dict, dict]]]:
             stop(job)
     return {ranks: [(dict(np.load(folder / str(ranks) / f"rank_{rank}.npz")),
                      json.loads((folder / str(ranks) / f"rank_{rank}.json").read_text())) for rank in range(ranks)]
-            for ranks in CASES}
+            for ranks in cases_of}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[int, list[tuple[dict, dict]]]:
+    """Per number of ranks, what each rank found in all cases."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_images(folder / "many", 101)
+    write_images(folder / "two", 2)
+    return run_jobs(folder, CASES)
 
 
 def arrays(found, ranks: int, rank: int, case: str) -> dict[str, np.ndarray]:
@@ -67,6 +72,15 @@ def difference(one: dict, other: dict) -> float:
 @pytest.mark.parametrize("name", ["gmlp_accum", "convmlp"])
 def test_two_ranks_repeat_a_training_of_the_authors(name, found):
     """With half of every batch each: the loss is the mean of theirs, the norm that of the reduced gradient."""
+    check_training(name, found)
+
+
+@pytest.mark.long
+def test_two_ranks_with_fused_operators_repeat_a_training_of_the_authors(tmp_path):
+    check_training("gmlp_accum", run_jobs(tmp_path, {2: ("fused",)}))
+
+
+def check_training(name, found):
     results = [arrays(found, 2, rank, f"trajectory {name}") for rank in range(2)]
     together = results[0] | {"loss": (results[0]["loss"] + results[1]["loss"]) / 2}
     if "output" in together:

@@ -42,7 +42,7 @@ def fail(how: str):
 
 
 def test_network_is_measured_in_training_and_inference(tmp_path):
-    result = run(SCRIPT, *TINY, "--steps", "2", "--floor", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+    result = run(SCRIPT, *TINY, "--steps", "2", "--pynative", "--floor", "--json", tmp_path / "numbers.json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     written = json.loads((tmp_path / "numbers.json").read_text())
     train, its_products, infer, products = written["results"]

@@ -207,6 +207,7 @@ def test_lost_package_is_installed_again(tree, wheels):
     assert result.returncode == 0 and module.exists(), result.stderr
 
 
+@pytest.mark.long
 def test_killed_installation_is_made_anew(tmp_path, wheels):
     pytest.importorskip("ensurepip")
     tree = copy_scripts(tmp_path / "tree")
@@ -223,6 +224,7 @@ def test_killed_installation_is_made_anew(tmp_path, wheels):
     assert not (tree / ".venv" / "left over").exists() and prepare(tree).returncode == 0
 
 
+@pytest.mark.long
 def test_environment_whose_python_is_gone_is_made_anew(tree, wheels):
     for link in (tree / ".venv/bin").glob("python*"):
         link.unlink()
@@ -241,6 +243,7 @@ def test_failed_installation_shows_the_reason_and_keeps_what_was_there(tree):
     assert prepare(tree).stdout == f"PY={tree}/.venv/bin/python\n"
 
 
+@pytest.mark.long
 def test_package_that_does_not_load_is_reported_and_not_taken_as_installed(tree, tmp_path):
     write_wheel(tmp_path, "opencv-python-headless", "99.1", "raise ImportError('libsomething.so.1 is missing')")
     text = (tree / "requirements.txt").read_text()
@@ -265,6 +268,7 @@ def test_environment_of_another_python_than_the_named_one_is_reported(tree, tmp_
     assert result.returncode == 2 and "was made with another Python than PYTHON=" in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("flock"), reason="no flock on this machine")
 def test_second_script_waits_for_the_first(tmp_path, wheels):
     pytest.importorskip("ensurepip")
@@ -329,7 +333,7 @@ def test_parts_run_on_request_and_what_did_not_run_is_said(tmp_path):
         "import pytest\n\ndef test_plain():\n    pass\n\n@pytest.mark.long\ndef test_full():\n    pass\n\n"
         "@pytest.mark.torture\ndef test_kill():\n    pass\n\ndef test_skipped():\n    pytest.skip('no such thing')\n")
     plain, long, everything = (run_tests(tree, *words).stdout for words in ((), ("--long",), ("--all",)))
-    assert "1 passed, 1 skipped" in plain and "no such thing" in plain and "The ordinary tests: up to" in plain
+    assert "1 passed, 1 skipped" in plain and "no such thing" in plain and "The ordinary tests: about" in plain
     assert "not run: 1 tests (networks of full size" in plain and "--torture or --all runs them" in plain
     assert "1 passed" in long and "not run: 2 tests (the ordinary tests)" in long
     assert "3 passed, 1 skipped" in everything and "not run" not in everything

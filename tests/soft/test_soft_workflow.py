@@ -13,7 +13,9 @@ from soft.src.spec import SPEC
 
 SIZES = {"dims": (8, 16, 16, 16), "num_heads": (1, 2, 2, 2), "depths": (1, 1, 1, 1)}
 FLAGS = [word for key, value in SIZES.items() for word in (f"--{key}", ",".join(map(str, value)))]
-SHORT = ("--image_size", "32", "--epochs", "2", "--batch_size", "240", "--num_workers", "1", *FLAGS)
+OP_BY_OP = ("--mode", "pynative")  # to compile a network takes longer than its few steps
+SHORT = ("--image_size", "32", "--epochs", "1", "--warmup_epochs", "0", "--batch_size", "240", "--num_workers", "1",
+         *FLAGS)
 
 
 def test_help_works_from_everywhere():
@@ -51,21 +53,21 @@ def test_a_small_soft_learns_the_digits(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two epochs of a tiny SOFT on the digits."""
+    """An epoch of a tiny SOFT on the digits."""
     folder = tmp_path_factory.mktemp("soft")
     result = run("soft/train.py", "--config_path", "config/SOFT_digits.yml", *SHORT, "--drop_path_rate", "0.1",
-                 "--mode", "pynative", "--ckpt_save_dir", folder / "run", "--prefix", "tiny", timeout=900)
+                 *OP_BY_OP, "--ckpt_save_dir", folder / "run", "--prefix", "tiny", timeout=900)
     assert result.returncode == 0, result.stderr
     return folder / "run", result
 
 
 def test_training_logs_the_seeds_lines_in_their_order(trained):
-    check_old_zoo_lines(trained[1], epochs=2)
+    check_old_zoo_lines(trained[1], epochs=1)
 
 
 def test_evaluation_needs_only_a_checkpoint_and_prints_the_seeds_line(trained):
     folder, _ = trained
-    result = run("eval.py", "--ckpt_path", folder / "tiny_best.ckpt", cwd=ROOT / "soft")
+    result = run("eval.py", "--ckpt_path", folder / "tiny_best.ckpt", *OP_BY_OP, cwd=ROOT / "soft")
     assert result.returncode == 0, result.stderr
     found = re.fullmatch(r"accuracy=(\d\.\d{6}), per step time: \d+\.\d{4}s", result.stdout.strip().splitlines()[-1])
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
@@ -74,8 +76,8 @@ def test_evaluation_needs_only_a_checkpoint_and_prints_the_seeds_line(trained):
 
 def test_one_checkpoint_is_evaluated_at_other_image_sizes(trained):
     folder, _ = trained
-    result = run("soft/eval.py", "--ckpt_path", folder / "tiny_best.ckpt", "--eval_image_size", "48", "--mode",
-                 "pynative")
+    result = run("soft/eval.py", "--ckpt_path", folder / "tiny_best.ckpt", "--eval_image_size", "48",
+                 *OP_BY_OP)
     assert result.returncode == 0 and "accuracy=" in result.stdout, result.stderr
 
 

@@ -42,7 +42,8 @@ def kill_after(config, folder, epoch):
 
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_killed_training_continues_as_if_it_had_never_stopped(tmp_path, fused):
-    config = write_yaml(tmp_path / "run.yaml", graph_kernel=fused, compile_cache=tmp_path / "graphs", **FULL)
+    how = {"graph_kernel": True, "compile_cache": tmp_path / "graphs"} if fused else {"mode": "pynative", "batch_size": 170}
+    config = write_yaml(tmp_path / "run.yaml", **(FULL | how))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", whole).returncode == 0
     kill_after(config, parts, epoch=2)
@@ -62,7 +63,7 @@ def test_a_killed_training_continues_as_if_it_had_never_stopped(tmp_path, fused)
 def finished(tmp_path_factory):
     """A short training that is complete."""
     folder = tmp_path_factory.mktemp("finished")
-    config = write_yaml(folder / "run.yaml", epochs=1)
+    config = write_yaml(folder / "run.yaml", epochs=1, mode="pynative")
     result = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder / "run")
     assert result.returncode == 0, result.stderr
     return config, folder / "run"

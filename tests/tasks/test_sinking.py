@@ -22,7 +22,7 @@ from entry import ROOT
 from gmlp.src.spec import SPEC
 
 TINY = {"model": "gmlp_ti", "dataset": "digits", "image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1,
-        "device_target": "CPU", "num_workers": 1, "batch_size": 120, "drop_path_rate": 0.2, "val_while_train": False}
+        "device_target": "CPU", "num_workers": 1, "batch_size": 120, "drop_path_rate": 0.2, "val_while_train": False, "mode": "pynative"}
 SINK = {"dataset_sink_mode": True, "sink_size": 3, "epochs": 4}  # 12 batches; a pass through the digits has fewer
 
 
@@ -81,8 +81,7 @@ def test_epochs_are_as_long_as_the_sink_in_all_that_follows_from_it(graph, tmp_p
 
 def test_a_loop_in_the_open_trains_the_same(tmp_path):
     """What train_with_func.py does, also continued, beside the framework's ``Model.train``."""
-    values = TINY | {"mixup": 0.2, "scheduler": "constant", "save_checkpoint_epochs": 1,
-                     "compile_cache": str(tmp_path / "graphs")}
+    values = TINY | {"mixup": 0.2, "scheduler": "constant", "save_checkpoint_epochs": 1, "batch_size": 360}
     for folder, steps in (("open", ((2, True),)), ("framework", ((2, False),)), ("parts", ((1, True), (2, True)))):
         for epochs, in_the_open in steps:
             keys = values | {"ckpt_save_dir": str(tmp_path / folder), "epochs": epochs}
@@ -95,13 +94,13 @@ def test_a_loop_in_the_open_trains_the_same(tmp_path):
 
 def test_a_device_that_does_not_sink_trains_the_same(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        train(tmp_path / "sinks", True, patched, **SINK, compile_cache=str(tmp_path / "graphs"))
-    train(tmp_path / "steps", False, monkeypatch, **SINK, compile_cache=str(tmp_path / "graphs"))
+        train(tmp_path / "sinks", True, patched, **SINK)
+    train(tmp_path / "steps", False, monkeypatch, **SINK)
     assert [row["loss"] for row in rows(tmp_path / "sinks")] == [row["loss"] for row in rows(tmp_path / "steps")]
 
 
 def test_a_continued_training_goes_on_in_the_data_where_it_ended(tmp_path, monkeypatch):
-    whole = SINK | {"scheduler": "constant", "compile_cache": str(tmp_path / "graphs")}
+    whole = SINK | {"scheduler": "constant"}
     train(tmp_path / "whole", True, monkeypatch, **whole)
     train(tmp_path / "parts", True, monkeypatch, **(whole | {"epochs": 2}))
     train(tmp_path / "parts", True, monkeypatch, **whole)

@@ -89,7 +89,7 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     assert write.returncode == 0, write.stderr
     config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=3, epochs=2,
                         batch_size=32, depth=1, log_interval=1, eval_batch_size=180, normalize_on="device", mixup=0.8,
-                        auto_augment="rand-m5-mstd0.5", compile_cache=tmp_path / "graphs")
+                        auto_augment="rand-m5-mstd0.5", mode="pynative")
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder],
                                cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE,
