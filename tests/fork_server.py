@@ -3,6 +3,7 @@
 Nothing of the project is imported here and nothing is computed before the fork, so that each program is read anew and
 sets its own environment. A line of JSON on the standard input asks for one process, a line of JSON is the answer.
 """
+import atexit
 import gc
 import json
 import os
@@ -10,10 +11,14 @@ import random
 import runpy
 import signal
 import sys
+import threading
 import time
+from typing import Callable, NoReturn
 
 BEFORE = dict(os.environ)
 import cv2  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import mindspore
 import mindspore.dataset  # noqa: F401
 import numpy as np
@@ -44,6 +49,25 @@ def become(request: dict) -> None:
     else:
         sys.path[0], sys.argv = os.path.dirname(os.path.abspath(program)), [program, *arguments]
         runpy.run_path(os.path.abspath(program), run_name="__main__")
+
+
+def end(run: Callable[[], None]) -> NoReturn:
+    """Run a program and end as the interpreter does, but for unloading MindSpore, which takes 0.2 s."""
+    code = 0
+    try:
+        run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if not isinstance(ended.code, int | None):
+            print(ended.code, file=sys.stderr)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
 
 
 def wait(child: int, timeout: float) -> int | None:
@@ -78,4 +102,4 @@ def serve() -> dict | None:
 if __name__ == "__main__":
     REQUEST = serve()
     if REQUEST is not None:
-        become(REQUEST)
+        end(lambda: become(REQUEST))

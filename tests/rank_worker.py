@@ -133,8 +133,8 @@ def evaluation(found: Findings, folder: Path) -> None:
     report = folder / str(found.runtime.world_size) / "report"
     for images, size, engine in EVALUATIONS:
         config = from_mapping(TINY_GMLP | {
-            "task": "eval", "dataset": "imagenet", "mode": "pynative", "eval_dir": str(folder / images), "engine": engine,
-            "batch_size": size, "ckpt_path": str(file),
+            "task": "eval", "dataset": "imagenet", "mode": "pynative" if engine == "mindspore" else "graph",
+            "eval_dir": str(folder / images), "engine": engine, "batch_size": size, "ckpt_path": str(file),
             "report": str(report) if (images, size, engine) == REPORTED else ""},
             "test", GMLP)
         printed = io.StringIO()

@@ -256,7 +256,7 @@ class History(Callback):
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
-        self.drawn = 0.0
+        self.drawn = time.monotonic()
 
     def on_train_epoch_end(self, run_context):
         run, state = self.run, self.run.state
@@ -264,9 +264,9 @@ class History(Callback):
         if run.runtime.is_main:
             run.folder.lock.check()
             write_history(run.file(HISTORY), state.history)
-            if time.time() - self.drawn > 60 or state.epoch == state.epochs:
+            if time.monotonic() - self.drawn > 60 or state.epoch == state.epochs:
                 draw_curves(run)
-                self.drawn = time.time()
+                self.drawn = time.monotonic()
         evaluated = "top1" in state.row
         part = run.log.style.evaluated_part.format(**_evaluation_values(state)) if evaluated else ""
         eval_time = state.row.get("eval_time", 0.0)
