@@ -14,6 +14,7 @@ import numpy as np
 from common.errors import UserError
 from common.export.mindir_graph import Graph, Kind, Operation
 from common.export.onnx_operators import OPERATORS
+from common.export.onnx_simplify import Simplifier
 
 OPSET = 17  # the first with LayerNormalization; onnxruntime knows it since 1.13
 IR_VERSION = 8  # of the file, which belongs to that opset
@@ -51,6 +52,7 @@ class Builder:
     def __init__(self, parameters: Mapping[str, np.ndarray]):
         self.parameters, self.nodes, self.initializers = parameters, [], {}
         self.constants: dict[tuple, str] = {}
+        self.copied: dict[str, Value] = {}  # matrices repeated for every image -> the matrix
         self.first_input, self.batch = "", None
 
     def add(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
@@ -154,7 +156,7 @@ class Builder:
         for name, tensor in outputs.items():
             self.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
         needed, kept = set(outputs), []
-        for node in reversed(self.nodes):
+        for node in reversed(Simplifier(self.nodes, self.initializers).simplified()):
             if needed.intersection(node.output):
                 needed.update(node.input)
                 kept.insert(0, node)

@@ -48,6 +48,8 @@ def _turned(builder, x):
 
 
 def _product(builder, operation, x, y, transpose_x=False, transpose_y=False):
+    if x.kind.shape[:-2] == y.kind.shape[:-2]:
+        x = builder.copied.get(x.name, x)  # MatMul takes the matrix that is the same for all images once
     if (transpose_x or transpose_y) and len(x.kind.shape) == len(y.kind.shape) == 2:
         return builder.add("Gemm", x, y, transA=int(transpose_x), transB=int(transpose_y))
     return builder.add("MatMul", _turned(builder, x) if transpose_x else x, _turned(builder, y) if transpose_y else y)
@@ -128,8 +130,11 @@ def _stack(builder, operation, parts):
 def _broadcast(builder, operation, x, shape):
     def without_unknown(sizes):
         return tuple(1 if size == -1 else size for size in sizes)  # 1 keeps an axis as it is
-    return builder.add("Expand", x, builder.ints(shape.map(without_unknown) if hasattr(shape, "map")
-                                                 else without_unknown(shape)))
+    copies = builder.add("Expand", x, builder.ints(shape.map(without_unknown) if hasattr(shape, "map")
+                                                   else without_unknown(shape)))
+    if len(x.kind.shape) == 2 and operation.kinds[0].shape[1:] == x.kind.shape:
+        builder.copied[copies] = x
+    return copies
 
 
 def _tile(builder, operation, x, times):

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -332,3 +333,15 @@ def test_a_file_that_is_no_onnx_is_refused(onnx):
         load_onnx("net.onnx")
     with pytest.raises(UserError, match="there is no file 'none.onnx'"):
         load_onnx("none.onnx")
+
+
+def test_a_file_is_written_in_the_forms_that_onnxruntime_knows_as_one_operator(onnx):
+    network, side = build("gmlp")
+    path = export(network, side, verify=False)
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert not {"Expand", "Shape"} & set(kinds) and kinds["Div"] == kinds["Erf"] == 1
+    assert all(len(node.input) == 3 for node in onnx.load(path).graph.node if node.op_type == "Gemm")
+    network, side = build("hlg")
+    nodes = onnx.load(export(network, side, verify=False)).graph.node
+    kinds = Counter(node.op_type for node in nodes)
+    assert kinds["Tanh"] == kinds["Pow"] > 2 and not kinds["Sigmoid"]
