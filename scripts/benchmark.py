@@ -4,7 +4,8 @@
     python scripts/benchmark.py --model gmlp_ti --batch_size 16 --against torch    beside PyTorch: timm's network, and
                                                                                    that of scripts/FAMILY_torch.py
     ... --floor                                    also the time of the matrix products and convolutions alone
-    python scripts/benchmark.py --model gmlp_ti --mode infer --against onnxruntime   the two engines of a CPU
+    python scripts/benchmark.py --model gmlp_ti --mode infer --against onnxruntime   the two engines of a CPU, and
+    ... --against torch,onnxruntime                                                  both beside PyTorch
     python scripts/benchmark.py --model gmlp_ti --mode data --config_path config/gmlp_Ti.yaml --data_dir /path/imagenet
     ... --mode data --against timm,native     beside timm's loader and the framework's own pipeline, by CPU time
 
@@ -90,10 +91,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     arguments, rest = parser.parse_known_args(argv)
     values = {name: getattr(arguments, name) for name in SHOWN if getattr(arguments, name) is not None}
     values |= pairs(rest)
-    known = (None, "torch", *(["onnxruntime"] if arguments.mode == "infer" else []))
-    if arguments.mode != "data" and arguments.against not in known:
-        raise UserError(f"against: '{arguments.against}' is nothing that networks are compared with; there is torch, "
-                        "with --mode infer onnxruntime, and with --mode data timm and native.")
+    arguments.against = arguments.against.split(",") if arguments.against else []
+    known = ("torch", *(["onnxruntime"] if arguments.mode == "infer" else []))
+    for name in arguments.against if arguments.mode != "data" else ():
+        if name not in known:
+            raise UserError(f"against: '{name}' is nothing that networks are compared with; there is torch, with "
+                            "--mode infer onnxruntime, and with --mode data timm and native.")
     for name in ("steps", "rounds"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"{name}: {getattr(arguments, name)} is not a positive number.")
@@ -149,27 +152,28 @@ def check_comparison(config: Config, against: str) -> None:
 
 # the story
 
-def compare_networks(config: Config, mode: str, steps: int, against: str, floor: bool = False) -> list[dict[str, Any]]:
-    """Measure a network, and in turn with it PyTorch's or the other engine, and the products alone, if asked for."""
+def compare_networks(config: Config, mode: str, steps: int, against: Sequence[str], floor: bool = False
+                     ) -> list[dict[str, Any]]:
+    """Measure a network, and in turn with it PyTorch's and the other engine, and the products alone, if asked for."""
     steps += 2  # one to compile, one to warm up
     say(f"{mode}: building and compiling")
     with ExitStack() as processes:
         sides = [processes.enter_context(Measurement(OURS, our_network, config, mode, steps))]
         device = sides[0].facts["device"]
         if against and device == "Ascend":
-            raise UserError(f"against: {against} is compared on a CPU or a GPU; add --device_target CPU.")
-        if against == "onnxruntime":
-            sides.append(processes.enter_context(Measurement(ONNX, onnx_network, config, mode,
-                                                             sides[0].facts["parameters"])))
-        elif against:
+            raise UserError(f"against: {against[0]} is compared on a CPU or a GPU; add --device_target CPU.")
+        if "torch" in against:
             sides.append(processes.enter_context(Measurement(TORCH, torch_network, config, mode, device)))
             ours, theirs = (side.facts["parameters"] for side in sides)
             if ours != theirs:
                 raise UserError(f"against: {config.model} has {ours} parameters here and {theirs} in PyTorch, so "
                                 "the networks are not the same.")
+        if "onnxruntime" in against:
+            sides.append(processes.enter_context(Measurement(ONNX, onnx_network, config, mode,
+                                                             sides[0].facts["parameters"])))
         if floor:
             sides.append(processes.enter_context(Measurement(PRODUCTS[OURS], our_products, config, mode)))
-        if floor and against == "torch":
+        if floor and "torch" in against:
             sides.append(processes.enter_context(Measurement(PRODUCTS[TORCH], their_products, config, mode, device)))
         for number in range(steps):
             times = [f"{side.name} {side.step():.3f} s" for side in sides]
@@ -205,6 +209,9 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
             found[ours["mode"]] = {"time": quotient(ours, theirs), "cpu_time": ours["cpu_s"] / theirs["cpu_s"]}
             if theirs["name"] == TORCH:  # onnxruntime's process has made its file with MindSpore
                 found[ours["mode"]]["memory"] = ours["peak_bytes"] / theirs["peak_bytes"]
+        if ours["name"] == TORCH and theirs["name"] == ONNX:
+            found[ours["mode"]] |= {"onnxruntime's_time": quotient(theirs, ours),
+                                    "onnxruntime's_cpu_time": theirs["cpu_s"] / ours["cpu_s"]}
     for floor in (result for result in results if result["name"] == PRODUCTS[OURS]):
         sides = {result["name"]: result for result in results if result["mode"] == floor["mode"]}
         ratio = found.setdefault(floor["mode"], {})
@@ -258,9 +265,11 @@ def main(argv: Sequence[str]) -> str:
     if arguments.mode == "data" and arguments.against:
         values = {"num_workers": "1"} | values  # in one process, whose CPU time then is that of the pipeline
     config = configure(arguments, values)
-    against = arguments.against.split(",") if arguments.against else []
-    if against:
-        check_against(against, config) if arguments.mode == "data" else check_comparison(config, arguments.against)
+    against = arguments.against
+    if arguments.mode == "data" and against:
+        check_against(against, config)
+    for name in against if arguments.mode != "data" else ():
+        check_comparison(config, name)
     before = machine()
     if arguments.mode == "data":
         prepare_environment(find_model(config.model).uses_convolutions)
@@ -270,8 +279,7 @@ def main(argv: Sequence[str]) -> str:
     else:
         modes = ("train", "infer") if arguments.mode == "both" else (arguments.mode,)
         results = [result for mode in modes
-                   for result in compare_networks(config, mode, arguments.steps or 10, arguments.against or "",
-                                                  arguments.floor)]
+                   for result in compare_networks(config, mode, arguments.steps or 10, against, arguments.floor)]
     found = ratios(results)
     if before["load"] > before["cores"]:
         say("The machine was busy: compare one thread with one thread, and trust CPU time more than time.")

@@ -47,7 +47,7 @@ def batch_rows(options: argparse.Namespace) -> list[list[str]]:
         for mode in ("train", "infer"):
             try:
                 config = configured(options, mode=mode, batch_size=size)
-                found, = benchmark.compare_networks(config, mode, options.steps, "")
+                found, = benchmark.compare_networks(config, mode, options.steps, ())
                 row += [f"{found['images_per_s']:.2f}", f"{found['peak_bytes'] / 1e9:.2f}"]
             except UserError as error:
                 if "code -9" not in str(error):

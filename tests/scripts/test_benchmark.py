@@ -260,12 +260,12 @@ def test_both_engines_run_in_turn(tmp_path):
 @pytest.mark.skipif(not HAS_TORCH, reason="torch and timm are not installed")
 def test_torch_runs_the_same_network_in_turn(tmp_path):
     result = run(SCRIPT, "--model", "gmlp_ti", "--batch_size", "1", "--steps", "2", "--mode", "infer", "--against",
-                 "torch", "--threads", "1", "--json", tmp_path / "numbers.json", cwd=tmp_path)
+                 "torch,onnxruntime", "--threads", "1", "--json", tmp_path / "numbers.json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    ours, theirs = json.loads((tmp_path / "numbers.json").read_text())["results"]
+    ours, theirs, _ = json.loads((tmp_path / "numbers.json").read_text())["results"]
     assert ours["parameters"] == theirs["parameters"] == 5867328
     assert (ours["threads"], theirs["threads"]) == (1, 1)
-    assert "infer  MindSpore / PyTorch: time" in result.stdout
+    assert re.search(r"infer  MindSpore / PyTorch: time .* memory [\d.]+, onnxruntime's time [\d.]+,", result.stdout)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
