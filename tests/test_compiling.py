@@ -1,4 +1,4 @@
-"""Fused operators, and graphs kept on disk: the same numbers, never another cell's, and nothing left behind."""
+"""Equal parts once, fused operators, graphs on disk: the same numbers, never another cell's, and nothing left behind."""
 from pathlib import Path
 
 import mindspore as ms
@@ -126,8 +126,28 @@ def test_the_configuration_says_how_cells_are_compiled(keys, world_size, asked, 
 
 def test_fusing_without_its_packages_is_said_and_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(compiling, "NEEDED", ("no_such_package",))
-    cell = Scaled(3.0)
-    assert compile_with(cell, fused=True) is cell and "compile" not in vars(cell)
+    monkeypatch.setattr(compiling, "_fusing", None)
+    assert compile_with(Scaled(3.0), fused=True)(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0] == 6
+
+
+class Marks(nn.SequentialCell):
+    """Notes what its parts are marked with when it is compiled."""
+
+    def compile(self, *inputs):
+        self.found = [getattr(part, "cell_init_args", "") for part in self]
+        super().compile(*inputs)
+
+
+def test_equal_parts_alone_are_compiled_once(tmp_path):
+    """Equal but for the numbers of their parameters; the third has another factor, the last is not trained."""
+    parts = [nn.SequentialCell(Scaled(factor, weight)) for factor, weight in ((3, 2.0), (3, 5.0), (4, 2.0), (3, 1.0))]
+    parts.append(nn.SequentialCell(Scaled(3, 0.5)))
+    parts[-1][0].weight.requires_grad = False
+    cell = compile_with(Marks(parts))
+    assert cell(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0] == 6 * 15 * 8 * 3 * 1.5
+    first, second, third, fourth, fifth = cell.found
+    assert first == second == fourth != "" and third == fifth == ""
+    assert not any(hasattr(part, "cell_init_args") or hasattr(part, "no_inline") for part in parts), "nothing is left"
 
 
 def test_kernels_of_fused_operators_are_kept_and_taken_from_the_folder(tmp_path):

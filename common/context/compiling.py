@@ -1,6 +1,6 @@
-"""How a cell is compiled: with operators fused into kernels, and with its graph kept on disk for later processes.
+"""How a cell is compiled: its equal parts once, with operators fused, and with its graph kept on disk for later.
 
-Both are asked of the framework while the first call of a cell compiles it, and withdrawn afterwards, so that no other
+All are asked of the framework while the first call of a cell compiles it, and withdrawn afterwards, so that no other
 cell is touched. The framework's own cache of graphs takes the n-th graph that a process compiles for the n-th of the
 process before, and looks at the files that the program imports alone: with other layers, another constant or another
 order of cells it computes the old graph without a word. So every graph has a folder of its own here, named by a hash of
@@ -17,8 +17,9 @@ import platform
 import signal
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 import mindspore as ms
 import numpy as np
@@ -37,9 +38,9 @@ _COMPILED = itertools.count()  # graphs that this process has compiled with the 
 
 
 def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", facts: Any = None) -> nn.Cell:
-    """Let a cell's calls compile it with fused operators, or take its graphs from a folder and put them there.
+    """Let a cell's calls compile its equal parts once, perhaps with fused operators, perhaps to and from a folder.
 
-    Either holds on a CPU in graph mode; elsewhere the framework ignores the first, and the second was not tried.
+    For a CPU in graph mode: nothing else was tried.
 
     Args:
         cell: what is called, such as a training step.
@@ -64,8 +65,6 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
         make_folder("compile_cache", cache)
         if not Path(api.entry_script_path or "").is_file():
             api.entry_script_path = None  # else the framework opens what the program was started from, as the "-c"
-    if not fused and not cache:
-        return cell
     compile_plainly, known = cell.compile, set()
 
     def compile_cell(*inputs: Any, **named: Any) -> None:
@@ -74,6 +73,7 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
             return compile_plainly(*inputs, **named)
         name = digest(cell, asked, fused, facts) if cache else ""
         with contextlib.ExitStack() as settings:
+            settings.enter_context(_equal_parts_once(cell))
             if fused:
                 settings.enter_context(_fusing())
             if fused and cache:
@@ -85,6 +85,36 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
 
     cell.compile = compile_cell
     return cell
+
+
+@contextlib.contextmanager
+def _equal_parts_once(cell: nn.Cell) -> Iterator[None]:
+    """Let equal parts of ``cell``, such as the blocks of a network, be read and differentiated once inside the block.
+
+    That is what the framework's ``lazy_inline`` with the policy "front" asks for cells with equal arguments; here they
+    are equal in all that they hold but the numbers of their parameters. The graphs are the same afterwards.
+    """
+    keys = {part: hashed(cell_part for cell_part in _parts(part, {}) if not isinstance(cell_part, _Name))
+            for _, part in cell.cells_and_names() if part.name_cells()}
+    several = {key for key, count in Counter(keys.values()).items() if count > 1}
+    marked = []
+
+    def mark(parent: nn.Cell) -> None:
+        for child in parent.name_cells().values():
+            if keys.get(child) not in several:
+                mark(child)
+            elif not hasattr(child, "cell_init_args"):
+                before = set(vars(child))
+                child.cell_init_args, child.no_inline = f"lazy_inline_{keys[child]}", False
+                marked.append((child, set(vars(child)) - before))
+
+    mark(cell)
+    try:
+        yield
+    finally:
+        for child, names in marked:
+            for name in names:
+                delattr(child, name)
 
 
 @contextlib.contextmanager
@@ -203,9 +233,19 @@ def digest(*values: Any) -> str:
     found = hashlib.sha256(repr((ms.__version__, np.__version__, platform.python_version())).encode())
     for file in sorted(file for folder in (ROOT / "common", *ROOT.glob("*/src")) for file in folder.rglob("*.py")):
         found.update(file.read_bytes())
-    for part in _parts(values, {}):
-        found.update(repr(part).encode() if not isinstance(part, bytes) else part)
+    return hashed(_parts(values, {}), found)
+
+
+def hashed(parts: Iterable[Any], found: Any = None) -> str:
+    """Return a hash of the parts, begun with ``found``."""
+    found = found or hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else repr(part).encode())
     return found.hexdigest()[:32]
+
+
+class _Name(str):
+    """The name of a parameter."""
 
 
 @functools.cache
@@ -224,7 +264,8 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     seen[id(value)] = value  # kept, so that no other object gets its number
     yield type(value).__module__, type(value).__qualname__
     if isinstance(value, Parameter):
-        yield value.name, value.shape, str(value.dtype), value.requires_grad, value.comm_fusion
+        yield _Name(value.name)
+        yield value.shape, str(value.dtype), value.requires_grad, value.comm_fusion
     elif isinstance(value, (Tensor, np.ndarray)):
         array = value.asnumpy() if isinstance(value, Tensor) else value
         yield array.shape, str(array.dtype)
