@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
+from common.layers.without_broadcasting import ScaleSamples
 
 DRAWS = 2 ** 16  # see DropPath
 RANDOM_STATE = "random_state"
@@ -36,18 +37,26 @@ class DropPath(nn.Cell):
             raise UserError(f"drop_path_rate: {rate} is not a probability in [0, 1).")
         self.rate = float(rate)
         self.threshold = round((1 - self.rate) * DRAWS)
+        self.scale_samples = None
         if self.rate > 0:
             self.table, self.numbers = permutation_table(), row_numbers()
             self.parts, self.modulo, self.divided = ops.Unstack(), ops.FloorMod(), ops.FloorDiv()
             self.add, self.less, self.gather, self.slice = ops.Add(), ops.Less(), ops.Gather(), ops.Slice()
             self.random_state = Parameter(Tensor([0, 0], ms.int32), name=RANDOM_STATE, requires_grad=False)
+            self.scale_samples = (ScaleSamples(),) if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
             return x
         keep = self.less(ops.stop_gradient(self.draw(x.shape[0])), self.threshold)
         mask = keep.astype(x.dtype) * (1.0 / (1.0 - self.rate))
+        if self.scale_samples is not None and x.dtype == ms.float32:
+            return self.scale_samples[0](x, mask)
         return x * mask.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+
+    def before_fusing(self) -> None:
+        """Multiply plainly, which is fused."""
+        self.scale_samples = None
 
     def draw(self, rows: int):
         """Return one integer per row, uniform in [0, DRAWS)."""

@@ -2,12 +2,14 @@
 import math
 from typing import Mapping, Sequence
 
+import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
 from common.layers.cells import Float32Cell
 from common.layers.initial_values import truncated_normal
+from common.layers.without_broadcasting import AddBias, Dense
 
 SIDE = 7  # of a window or dilated group, in tokens
 
@@ -24,9 +26,9 @@ def batch_norm(dim: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(dim, eps=1e-5, momentum=0.9)
 
 
-def dense(in_dim: int, dim: int) -> nn.Dense:
+def dense(in_dim: int, dim: int) -> Dense:
     """Return a linear layer whose parameters await their initial values."""
-    return nn.Dense(in_dim, dim, weight_init="zeros", bias_init="zeros")
+    return Dense(in_dim, dim, weight_init="zeros", bias_init="zeros")
 
 
 def smoothing(dim: int, act: type[nn.Cell]) -> nn.SequentialCell:
@@ -79,8 +81,39 @@ class Softmax(Float32Cell):
         return ops.softmax(scores if bias is None else scores + bias, -1)
 
 
+class MixByShares(nn.Cell):
+    """The product of attention's shares and its values, with the gradient of the softmax that made them.
+
+    The framework sums over each row of shares and scores' gradients, and subtracts a column from a matrix, both slow on
+    a CPU. The same sum is that of a row of the result and its gradient, which is shorter, and a product with ones also
+    spreads it over the row.
+
+    Inputs: scores (B, h, N, M), shares, which are their softmax and taken for constants, values (B, h, M, d), float32.
+    Output: (B, h, N, d).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.product = ops.BatchMatMul()
+        self.products = ops.BatchMatMul(transpose_b=True)
+        self.product_of_transposed = ops.BatchMatMul(transpose_a=True)
+        self.sums = ops.MatMul()
+
+    def construct(self, scores, shares, values):
+        return self.product(shares, values)
+
+    def bprop(self, scores, shares, values, out, dout):
+        width = dout.shape[-1]
+        ones = ops.ones((width, shares.shape[-1]), ms.float32)
+        row_sums = self.sums((dout * out).reshape(-1, width), ones).reshape(shares.shape)
+        for_scores = shares * (self.products(dout, values) - row_sums)
+        return for_scores, ops.zeros_like(shares), self.product_of_transposed(shares, dout)
+
+
 class Heads(nn.Cell):
     """Multi-head attention without parameters.
+
+    In a training on a CPU it is computed without operands of different shapes, see ``MixByShares``.
 
     Args:
         dim: width of the tokens, C.
@@ -96,10 +129,18 @@ class Heads(nn.Cell):
         self.softmax = Softmax()
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self.by_shares = (AddBias(), MixByShares()) if on_cpu else None
 
     def construct(self, queries, keys, values, bias=None):
         scores = self.products(self.split(queries * self.head_dim ** -0.5), self.split(keys))
-        mixed = self.product(self.softmax(scores, bias).astype(values.dtype), self.split(values))
+        if self.training and self.by_shares is not None and scores.dtype == ms.float32:
+            add_bias, mix = self.by_shares
+            scores = scores if bias is None else add_bias(scores, bias)
+            shares = ops.softmax(ops.stop_gradient(scores), -1)
+            mixed = mix(scores, shares, self.split(values))
+        else:
+            mixed = self.product(self.softmax(scores, bias).astype(values.dtype), self.split(values))
         return mixed.transpose(0, 2, 1, 3).reshape(-1, queries.shape[1], queries.shape[2])
 
     def split(self, x):

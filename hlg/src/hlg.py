@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.layers.cells import LayerNorm, TanhGELU, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise
+from common.layers.without_broadcasting import AddBias
 from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value,
                            smoothing, ungroup)
 
@@ -218,6 +219,7 @@ class ZooHLG(nn.Cell):
         self.grids = tuple(grid for grid, _ in stages)
         self.pos_embeds = ParameterTuple(tables)
         self.cls = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls")
+        self.add_table = (AddBias(),) if ms.get_context("device_target") == "CPU" else None
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)
         initialise(self, zoo_initial_value)
@@ -240,7 +242,10 @@ class ZooHLG(nn.Cell):
             if stage == len(self.blocks) - 1:
                 cls = ops.tile(self.cls, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
                 tokens = ops.concat((cls, tokens), 1)
-            tokens = tokens + self.pos_embeds[stage]
+            if self.training and self.add_table is not None and tokens.dtype == ms.float32:
+                tokens = self.add_table[0](tokens, self.pos_embeds[stage])
+            else:
+                tokens = tokens + self.pos_embeds[stage]
             for block in self.blocks[stage]:
                 tokens = block(tokens)
             found = found + (tokens,)

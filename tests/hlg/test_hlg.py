@@ -5,9 +5,10 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
+from broadcasts import broadcasts
 from golden import Golden, Tolerances, check_classifier, full_size, load_strictly, phases_in, run
 from golden_rule import fill, pattern
-from half_precision import check_half_precision
+from half_precision import Gradient, check_half_precision
 from mindspore import Tensor, nn
 
 from common.errors import UserError
@@ -246,6 +247,12 @@ def test_local_attention_of_the_zoo_drops_single_groups(mode):
     own = groups[:, :, 0]
     assert set(np.unique(own)) == {0.0, 2.0, 4.0}
     assert any(len(set(sample)) == 2 for sample in own) and all(np.ptp(sample) <= 2 for sample in own)
+
+
+@BOTH
+def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(variant, monkeypatch, tmp_path):
+    network = small(variant, depths=(1, 1), drop_path_rate=0.2).set_train()
+    assert not broadcasts(Gradient(network), random_images(), monkeypatch, tmp_path, 500)
 
 
 # sizes, precision, initial values

@@ -2,14 +2,16 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
 from common.layers.cells import GELU, LayerNorm, PatchEmbed, TanhGELU
 from common.layers.drop_path import DRAWS, DropPath, random_states, seed_random_states
 from common.layers.initial_values import initialise, lecun_normal, truncated_normal, xavier_uniform
+from common.layers.without_broadcasting import Dense
 from gmlp.src.spec import SPEC
+from hlg.src.cells import Heads
 from soft.src.softmax_free_transformer import LocalConv
 
 RNG = np.random.default_rng(0)
@@ -37,6 +39,18 @@ def draws(streams, steps, rows) -> np.ndarray:
     return substitute(substitute(rows + substitute(moment + streams)) + moment)
 
 
+class Attention(nn.Cell):
+    """HLG's, of tokens to themselves, with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = Heads(6, 2)
+        self.bias = Parameter(Tensor(np.zeros((2, 5, 5), np.float32)))
+
+    def construct(self, x):
+        return self.heads(x, 0.5 * x, x, self.bias)
+
+
 # cells
 
 def test_gelu_is_the_exact_form_and_not_the_one_by_tanh(mode):
@@ -55,7 +69,8 @@ def test_layer_norm_uses_the_given_epsilon(mode):
 
 
 @pytest.mark.parametrize("make, shape", [(GELU, (4, 9)), (TanhGELU, (4, 9)), (lambda: LayerNorm(9, 1e-5), (2, 4, 9)),
-                                         (lambda: LocalConv(2, 5), (3, 2, 6, 7))])
+                                         (lambda: LocalConv(2, 5), (3, 2, 6, 7)), (lambda: Dense(9, 9), (2, 4, 9)),
+                                         (Attention, (2, 5, 6))])
 def test_the_form_for_training_on_a_cpu_equals_the_plain_one(mode, make, shape):
     """The plain form is that of evaluation, of exported files and of other devices."""
     cell, found = make(), []

@@ -1,0 +1,34 @@
+"""The operations of a compiled graph whose operands have different shapes, which cost time and memory on a CPU."""
+import math
+import re
+from pathlib import Path
+
+import mindspore as ms
+
+OPERATION = re.compile(r"%\d+\(.*?\) = PrimFunc_(Add|Sub|Mul|Div|RealDiv|Maximum|Minimum|Pow|SelectV?2?|BroadcastTo)\(")
+
+
+def shapes(text: str) -> list[tuple[int, ...]]:
+    return [tuple(map(int, re.findall(r"\d+", found))) for found in re.findall(r"<Tensor\[\w+\], \(([^)]*)\)", text)]
+
+
+def broadcasts(cell, batch, monkeypatch, tmp_path: Path, least: int) -> list[str]:
+    """Compile a cell, and name its broadcasts of at least so many numbers; scalars are none.
+
+    The framework writes its graph down where the environment asks for it: there is no other way to see the gradient's.
+    """
+    monkeypatch.setenv("MS_DEV_SAVE_GRAPHS", "1")
+    monkeypatch.setenv("MS_DEV_DUMP_IR_PASSES", "graph_build")
+    monkeypatch.setenv("MS_DEV_SAVE_GRAPHS_PATH", str(tmp_path))
+    ms.set_context(mode=ms.GRAPH_MODE)
+    cell(batch)
+    lines = [line for path in tmp_path.rglob("*graph_build*.ir") for line in path.read_text().splitlines()]
+    assert lines
+    found = []
+    for line, types in zip(lines, lines[1:]):
+        if operation := OPERATION.search(line):
+            operands, (result,) = map(shapes, types.split("->"))
+            if math.prod(result) >= least and any(shape and math.prod(shape) != math.prod(result)
+                                                  for shape in operands):
+                found.append(f"{operation[1]} {operands}")
+    return found
