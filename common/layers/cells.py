@@ -9,6 +9,15 @@ from mindspore import Parameter, Tensor, nn, ops
 from common.errors import UserError
 
 
+class Float32Cell(nn.Cell):
+    """Base of cells that compute in float32 at every precision level: softmax, distances, iterations, losses.
+
+    Every operation inside gets its operands in float32, and the result is float32; the parent casts it
+    (``.astype(x.dtype)``) where it needs half precision again, as both factors of a matrix product must have one type.
+    ``construct`` must not ask for the type of its inputs: in PyNative mode it still sees the type that they came with.
+    """
+
+
 class WithSlope(nn.Cell):
     """Hands on a value, and takes a slope for its derivative.
 
@@ -93,7 +102,7 @@ class RowNorm(nn.Cell):
 class Affine(nn.Cell):
     """x * gamma + beta, without the framework's broadcasting and without its sums over rows.
 
-    On a CPU operations that broadcast seem to keep buffers of their own, and sums over rows are slow (2.10, figures in
+    On a CPU operations that broadcast keep lists of indices for ever, and sums over rows are slow (2.10, figures in
     scripts/README.md); matrix products do both.
 
     Inputs: x (..., dim), gamma and beta (dim,), float32.   Output: like x.
@@ -155,6 +164,66 @@ class LayerNorm(nn.LayerNorm):
     def before_fusing(self) -> None:
         """Be computed in parts by a training in float32."""
         self.in_parts = True
+
+
+class Softmax(nn.Softmax):
+    """Softmax of the last axis. In a training on a CPU its gradient sums and subtracts without broadcasting.
+
+    It is one of ``common.layers.precision.FLOAT32_CELLS``, as the framework's is.
+
+    Inputs: x (..., length).   Output: the same shape.
+    """
+
+    def __init__(self):
+        super().__init__(-1)
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self.by_rows = (RowSoftmax(),) if on_cpu else None  # no child: this is an innermost cell
+
+    def construct(self, x):
+        return self.by_rows[0](x) if self.training and self.by_rows is not None else super().construct(x)
+
+    def before_fusing(self) -> None:
+        """Have the framework's gradient, which is fused."""
+        self.by_rows = None
+
+
+class RowSoftmax(nn.Cell):
+    """Softmax with a gradient for a CPU: the sums over rows are matrix products, and rows the channels of a bias.
+
+    Inputs: x (..., length).   Output: the same shape.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.product, self.plus = ops.MatMul(), ops.BiasAdd()  # in a bprop ops.bias_add does not compile (2.10)
+
+    def construct(self, x):
+        return ops.softmax(x, -1)
+
+    def bprop(self, x, out, dout):
+        length = out.shape[-1]
+        sums = self.product((out * dout).reshape(-1, length), ops.ones((length, 1), out.dtype))
+        return (out * self.plus(dout.reshape(1, -1, length), -sums.reshape(-1)).reshape(out.shape),)
+
+
+class PlusTable(Float32Cell):
+    """x + table, one table for all samples; in a training on a CPU as a bias, see ``Affine``.
+
+    Inputs: x (B, ...), of any float type; table (1, ...), float32.   Output: like x, float32.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.as_bias = ms.get_context("device_target") == "CPU"
+
+    def construct(self, x, table):
+        if not self.training or not self.as_bias:
+            return x + table
+        return ops.bias_add(x.reshape(x.shape[0], -1), table.reshape(-1)).reshape(x.shape)
+
+    def before_fusing(self) -> None:
+        """Be a sum, which is fused."""
+        self.as_bias = False
 
 
 class Mlp(nn.Cell):
@@ -247,12 +316,3 @@ def pair(key: str, value: int | Sequence[int]) -> tuple[int, int]:
 
 def _times(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-class Float32Cell(nn.Cell):
-    """Base of cells that compute in float32 at every precision level: softmax, distances, iterations, losses.
-
-    Every operation inside gets its operands in float32, and the result is float32; the parent casts it
-    (``.astype(x.dtype)``) where it needs half precision again, as both factors of a matrix product must have one type.
-    ``construct`` must not ask for the type of its inputs: in PyNative mode it still sees the type that they came with.
-    """

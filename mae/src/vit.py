@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import Float32Cell, LayerNorm, Mlp, PatchEmbed
+from common.layers.cells import Float32Cell, LayerNorm, Mlp, PatchEmbed, PlusTable, Softmax
 from common.layers.drop_path import DropPath
 from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
@@ -45,7 +45,7 @@ class Attention(nn.Cell):
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.qkv = linear(dim, 3 * dim)  # outputs in the order (query, key, value), (head), (channel)
         self.proj = linear(dim, dim)
-        self.softmax = nn.Softmax(-1)
+        self.softmax = Softmax()
         self.compare = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.fused = False
@@ -157,6 +157,7 @@ class VisionTransformer(nn.Cell):
         self.cls_token = token(embed_dim, "cls_token")
         self.pos_embed = Parameter(Tensor(np.zeros((1, 1 + self.patch_embed.num_patches, embed_dim)), ms.float32),
                                    name="pos_embed")
+        self.placed = PlusTable()
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.SequentialCell([Block(embed_dim, num_heads, mlp_ratio, rate, norm_eps) for rate in rates])
         if global_pool:
@@ -172,12 +173,13 @@ class VisionTransformer(nn.Cell):
     def features(self, images):
         """Return the pooled and normalised features, (B, D)."""
         patches = self.patch_embed(images).astype(ms.float32)
-        tokens = self.blocks(with_token(self.cls_token, patches) + self.pos_embed)
+        tokens = self.blocks(self.placed(with_token(self.cls_token, patches), self.pos_embed))
         return self.fc_norm(tokens[:, 1:].mean(1)) if self.global_pool else self.norm(tokens[:, 0])
 
     def stage_outputs(self, images):
         """Return the tokens after each block, (B, 1 + N, D), the class token first."""
-        tokens = with_token(self.cls_token, self.patch_embed(images).astype(ms.float32)) + self.pos_embed
+        patches = self.patch_embed(images).astype(ms.float32)
+        tokens = self.placed(with_token(self.cls_token, patches), self.pos_embed)
         found = ()
         for block in self.blocks:
             tokens = block(tokens)

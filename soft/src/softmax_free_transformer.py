@@ -35,10 +35,16 @@ class Newton(Float32Cell):
         super().__init__()
         self.iterations = iterations
         self.product = ops.BatchMatMul()
+        self.on_cpu = ms.get_context("device_target") == "CPU"
+
+    def identity(self, matrix):
+        """Return what is subtracted from a matrix like this one, (B, h, M, M) or, where that broadcasts well, (M, M)."""
+        identity = ops.eye(matrix.shape[-1], matrix.shape[-1], ms.float32)
+        return ops.tile(identity, matrix.shape[:2] + (1, 1)) if self.training and self.on_cpu else identity
 
     def iterate(self, matrix, inverse):
         """Improve ``inverse`` (B, h, M, M), float32, of ``matrix``."""
-        identity = ops.eye(matrix.shape[-1], matrix.shape[-1], ms.float32)
+        identity = self.identity(matrix)
         for _ in range(self.iterations):
             inverse = inverse + self.product(identity - self.product(inverse, matrix), inverse)
         return inverse
@@ -60,7 +66,7 @@ class NewtonInverse(Newton):
 
     def construct(self, kernel):
         largest = kernel.sum(-1, keepdims=True).max(-2, keepdims=True)
-        matrix = kernel + RIDGE * ops.eye(kernel.shape[-1], kernel.shape[-1], ms.float32)
+        matrix = kernel + RIDGE * self.identity(kernel)
         return self.iterate(matrix, matrix * (2 * STEP / ops.square(largest)))
 
     def bprop(self, kernel, out, dout):
@@ -94,7 +100,7 @@ class NormalisedInverse(Newton):
         The authors halve in a loop until the residual is small. Where it is, a further turn changes nothing, so a fixed
         number of turns gives the same and needs no branch that depends on data.
         """
-        identity = ops.eye(kernel.shape[-1], kernel.shape[-1], ms.float32)
+        identity = self.identity(kernel)
         square = self.product(kernel, kernel) * step
         factor = ops.ones((), ms.float32)
         for _ in range(HALVINGS):
@@ -106,6 +112,8 @@ class NormalisedInverse(Newton):
 class GaussianKernels(Float32Cell):
     """exp(-|a - b|^2 / 2) between queries and landmarks, and among the landmarks.
 
+    In a training on a CPU the half squares are two more columns of the product, see ``common.layers.cells.Affine``.
+
     Inputs: queries (B, h, N, d) and landmarks (B, h, M, d), of any float type.
     Outputs: (B, h, N, M) and (B, h, M, M), float32.
     """
@@ -113,14 +121,31 @@ class GaussianKernels(Float32Cell):
     def __init__(self):
         super().__init__()
         self.products = ops.BatchMatMul(transpose_b=True)
+        self.product = ops.MatMul()
+        self.in_products = ms.get_context("device_target") == "CPU"
 
     def construct(self, queries, landmarks):
+        if self.training and self.in_products:
+            norms = self.minus_half_squares(landmarks)
+            right = ops.concat((landmarks, ops.ones_like(norms), norms), -1)
+            return (self.kernel_with(queries, self.minus_half_squares(queries), right),
+                    self.kernel_with(landmarks, norms, right))
         query_norms = 0.5 * ops.square(queries).sum(-1, keepdims=True)
         landmark_norms = 0.5 * ops.square(landmarks).sum(-1, keepdims=True)
         landmark_row = landmark_norms.swapaxes(-1, -2)
         to_landmarks = ops.exp(self.products(queries, landmarks) - query_norms - landmark_row)
         among_landmarks = ops.exp(self.products(landmarks, landmarks) - landmark_norms - landmark_row)
         return to_landmarks, among_landmarks
+
+    def kernel_with(self, x, norms, right):
+        """Return the kernel between vectors with these minus half squares and the landmarks, which ``right`` holds."""
+        return ops.exp(self.products(ops.concat((x, norms, ops.ones_like(norms)), -1), right))
+
+    def minus_half_squares(self, x):
+        """Return -|x|^2 / 2 of the vectors (B, h, N, d): (B, h, N, 1)."""
+        dim = x.shape[-1]
+        norms = self.product(ops.square(x).reshape(-1, dim), ops.full((dim, 1), -0.5, dtype=ms.float32))
+        return norms.reshape(x.shape[:-1] + (1,))
 
 
 class Mixture(Float32Cell):
@@ -256,6 +281,7 @@ class Dropout(DropPath):
     def __init__(self, rate: float = 0.0):
         super().__init__(rate)
         self.kept = max(1, round((1 - self.rate) * PRIME))  # of the values 0 to PRIME - 1
+        self.product = ops.MatMul() if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
@@ -266,13 +292,27 @@ class Dropout(DropPath):
         one, two = drawn[:split + channels], drawn[split + channels:]
         a, b = self.mix(one[:samples].reshape(-1, 1), two[:samples].reshape(-1, 1), one[samples:split],
                         two[samples:split])
-        _, value = self.mix(a.expand_dims(-1), b.expand_dims(-1), one[split:], two[split:])
+        if self.product is None:
+            _, value = self.mix(a.expand_dims(-1), b.expand_dims(-1), one[split:], two[split:])
+        else:
+            value = self.mixed_by_products(a.reshape(-1, 1), b.reshape(-1, 1), one[split:].reshape(1, -1),
+                                           two[split:].reshape(1, -1)).reshape(x.shape)
         return x * ((value < self.kept).astype(x.dtype) * (PRIME / self.kept)).astype(x.dtype)
 
     def mix(self, a, b, c, d):
         """Permute the pairs (a, b) in a way that (c, d) chooses; all are in [0, PRIME)."""
         first = (a + b * c + d) % PRIME
         return first, (b + first * first + c) % PRIME
+
+    def mixed_by_products(self, a, b, c, d):
+        """Return the second number of ``mix`` for columns a, b and rows c, d; see ``common.layers.cells.Affine``.
+
+        All sums are whole numbers below 2 ** 24, which float32 holds exactly.
+        """
+        a, b, c, d = a.astype(ms.float32), b.astype(ms.float32), c.astype(ms.float32), d.astype(ms.float32)
+        rows, columns = ops.ones_like(a), ops.ones_like(c)
+        first = self.product(ops.concat((a, b, rows), 1), ops.concat((columns, c, d))) % PRIME
+        return (self.product(ops.concat((b, rows), 1), ops.concat((columns, c))) + first * first) % PRIME
 
 
 class SoftBlock(nn.Cell):

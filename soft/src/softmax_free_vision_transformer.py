@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import Float32Cell, LayerNorm, Mlp, pair
+from common.layers.cells import LayerNorm, Mlp, PlusTable, Softmax, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
@@ -20,13 +20,6 @@ RATIOS = (8, 4, 2)        # side of the square of tokens behind a landmark, by s
 KERNEL_SIZES = (9, 5, 3)  # side of the depthwise filters, by stage
 TABLE_SIZE = 224          # image size that the position tables are made for
 STEM_DIM = 32
-
-
-class Softmax(Float32Cell):
-    """Softmax of the last axis, float32."""
-
-    def construct(self, x):
-        return ops.softmax(x, -1)
 
 
 class Attention(nn.Cell):
@@ -199,6 +192,7 @@ class SOFT(nn.Cell):
         self.patch_embed1, self.patch_embed2, self.patch_embed3, self.patch_embed4 = patches
         self.position1, self.position2, self.position3, self.position4 = positions
         self.block1, self.block2, self.block3, self.block4 = stages
+        self.placed = PlusTable()
         self.cls_token = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls_token")
         self.norm = LayerNorm(dims[-1], NORM_EPS)
         self.head = nn.Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
@@ -221,7 +215,7 @@ class SOFT(nn.Cell):
         maps = self.patch_embed4(as_maps(third, grid))
         tokens = as_tokens(maps)
         class_tokens = ops.tile(self.cls_token, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
-        fourth = ops.concat((class_tokens, tokens), 1) + self.position4(maps.shape[2:])
+        fourth = self.placed(ops.concat((class_tokens, tokens), 1), self.position4(maps.shape[2:]))
         for block in self.block4:
             fourth = block(fourth)
         return first, second, third, fourth
@@ -229,7 +223,7 @@ class SOFT(nn.Cell):
     def softmax_free(self, maps, positions, blocks):
         """Run one of the first three stages and return its tokens and their map's height and width."""
         grid = maps.shape[2:]
-        tokens = as_tokens(maps) + positions(grid)
+        tokens = self.placed(as_tokens(maps), positions(grid))
         for block in blocks:
             tokens = block(tokens, grid)
         return tokens, grid

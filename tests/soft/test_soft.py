@@ -258,6 +258,9 @@ def test_dropout_drops_its_share_of_elements_and_keeps_the_mean(mode):
     cell = Dropout(0.3).set_train()
     x = Tensor(np.ones((3, 50, 64), np.float32))
     first = cell(x).asnumpy()
+    plain = Dropout(0.3).set_train()
+    plain.product = None  # as on a card
+    assert (plain(x).asnumpy() == first).all()
     assert np.unique(first).size == 2 and (first == 0).mean() == pytest.approx(0.3, abs=0.02)
     assert first.max() == pytest.approx(1 / 0.7, rel=1e-3)
     for axis in range(3):  # no sample, token or channel is favoured
