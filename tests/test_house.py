@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from entry import ROOT
@@ -58,9 +58,10 @@ class Import:
         return any(self.name == package or self.name.startswith(f"{package}.") for package in packages)
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Yield every import of a file."""
-    module = tree(path)
+@cache
+def imports(path: Path) -> list[Import]:
+    """Return every import of a file."""
+    module, found = tree(path), []
     inside = {id(node) for function in ast.walk(module)
               if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) for node in ast.walk(function)}
     for node in ast.walk(module):
@@ -70,8 +71,9 @@ def imports(path: Path) -> Iterator[Import]:
             names, level = [f"{node.module or ''}.{alias.name}" for alias in node.names], node.level
         else:
             continue
-        for name in names:
-            yield Import(str(path.relative_to(ROOT)), node.lineno, name, level > 0, id(node) not in inside)
+        found += [Import(str(path.relative_to(ROOT)), node.lineno, name, level > 0, id(node) not in inside)
+                  for name in names]
+    return found
 
 
 def offenders(paths, wrong) -> list[str]:
@@ -91,8 +93,7 @@ def imported_modules(*names: str) -> set[str]:
 def test_rules_see_the_sources():
     assert {"common/errors.py", "common/config/load.py"} <= {str(path.relative_to(ROOT)) for path in LIBRARY}
     assert {"train.py", "eval.py"} <= {path.name for path in PROGRAMS}
-    found = list(imports(Path(__file__)))
-    assert any(one.name == "dataclasses.dataclass" and one.at_top for one in found)
+    assert any(one.name == "dataclasses.dataclass" and one.at_top for one in imports(Path(__file__)))
 
 
 def test_common_imports_no_model():

@@ -156,8 +156,11 @@ def task_of(script: Path) -> str | None:
 @cache
 def options_of(*program: str) -> frozenset[str]:
     """The options that ``program --help`` lists."""
-    result = subprocess.run([*program, "--help"], cwd=ROOT, env=environment(), text=True, capture_output=True,
-                            timeout=600)
+    if program[0] == sys.executable:
+        result = run(*program[1:], "--help")
+    else:
+        result = subprocess.run([*program, "--help"], cwd=ROOT, env=environment(), text=True, capture_output=True,
+                                timeout=600)
     assert result.returncode == 0, result.stderr
     return frozenset(re.findall(r"--([\w-]+)", result.stdout))
 

@@ -103,7 +103,7 @@ def trained(tmp_path_factory):
         "save_checkpoint_path": str(folder / "run"), "save_checkpoint_epochs": 1, "dims": [16, 32],
         "num_heads": [1, 2], "depths": [2, 1], "mlp_ratio": [2, 2]}
     (folder / "original.yml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    result = run("train.py", "--config_path", folder / "original.yml", cwd=ROOT / "hlg", timeout=900)
+    result = run("train.py", "--config_path", folder / "original.yml", *OP_BY_OP, cwd=ROOT / "hlg", timeout=900)
     assert result.returncode == 0, result.stderr
     return folder / "run", result
 
@@ -125,8 +125,8 @@ def test_original_keys_are_those_of_the_effective_configuration(trained):
     wanted = {"model": "hlg_mobile", "scheduler": "cosine", "min_lr": 5e-5, "lr": 0.001, "opt": "adamw",
               "gc_flag": True, "no_weight_decay_filter": "beta,bias", "loss": "ce_smooth_mixup",
               "label_smoothing": 0.1, "mixup": 0.2,
-              "auto_augment": "autoaugment", "scale": [0.05, 1.0], "loss_scale": 1024.0, "mode": "graph",
-              "open_profiler": False, "save_checkpoint_epochs": 1, "keep_checkpoint_max": 3, "num_classes": 10}
+              "auto_augment": "autoaugment", "scale": [0.05, 1.0], "loss_scale": 1024.0, "open_profiler": False,
+              "save_checkpoint_epochs": 1, "keep_checkpoint_max": 3, "num_classes": 10}
     assert {name: effective[name] for name in wanted} == wanted
 
 

@@ -88,48 +88,68 @@ def belongs(process: psutil.Process, port: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory) -> dict[str, Meeting]:
-    """All jobs, after their end."""
+def tree(tmp_path_factory) -> Tree:
+    """What the launch script needs, with the program of the ranks in the place of a training."""
     tree = Tree(tmp_path_factory.mktemp("meeting"))
     (tree.root / "gmlp" / "train.py").write_text((ROOT / "tests" / "ranks" / "meeting_worker.py").read_text())
+    return tree
+
+
+@pytest.fixture(scope="module")
+def jobs(tree) -> dict[str, Meeting]:
+    """The jobs that meet, after their end; of one a rank was killed."""
     document = table(2, 1)
     for server, host in zip(document["server_list"], HOSTS):
         server["server_id"] = host
     file = write(document, tree.records.parent / "unequal.json")
+    pair = write(table(2), tree.records.parent / "two.json")
+    jobs = {name: Meeting(tree, name) for name in ("unequal", "platform")}
+    try:
+        for server in ("0", "1"):
+            jobs["unequal"].script(file, server=server, STAY="yes")
+        for rank in (0, 1):
+            jobs["platform"].platform(pair, rank)
+        jobs["unequal"].found = jobs["unequal"].ranks(3)
+        os.kill(int(jobs["unequal"].found[2][2]), signal.SIGKILL)
+        jobs["unequal"].end(MINUTE + 30)
+        jobs["platform"].found = jobs["platform"].ranks(2)
+        jobs["platform"].end(240)
+    finally:
+        stop_all(jobs)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def failures(tree) -> dict[str, Meeting]:
+    """The jobs whose scheduler fails, after their end."""
     pair = write(table(2), tree.records.parent / "pair.json")
-    names = ("unequal", "scheduler killed", "port in use", "platform", "platform, port in use")
-    jobs = {name: Meeting(tree, name) for name in names}
+    jobs = {name: Meeting(tree, name) for name in ("scheduler killed", "port in use", "platform, port in use")}
     taken = socket.socket()
     taken.bind((HOSTS[0], 0))
     taken.listen()
     for name in ("port in use", "platform, port in use"):
         jobs[name].port = taken.getsockname()[1]
     try:
-        for server in ("0", "1"):
-            jobs["unequal"].script(file, server=server, STAY="yes")
         jobs["scheduler killed"].script(STAY="yes")
         jobs["port in use"].script()
         jobs["platform, port in use"].platform(pair, 0)
-        for rank in (0, 1):
-            jobs["platform"].platform(pair, rank)
         for name in ("port in use", "platform, port in use"):
             jobs[name].end(240)
-        jobs["unequal"].found = jobs["unequal"].ranks(3)
-        os.kill(int(jobs["unequal"].found[2][2]), signal.SIGKILL)
         jobs["scheduler killed"].found = jobs["scheduler killed"].ranks(2)
         os.kill(jobs["scheduler killed"].schedulers()[0], signal.SIGKILL)
         jobs["scheduler killed"].end(MINUTE)
-        jobs["unequal"].end(MINUTE + 30)
-        jobs["platform"].found = jobs["platform"].ranks(2)
-        jobs["platform"].end(240)
     finally:
         taken.close()
-        for job in jobs.values():
-            for process in job.processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
-                    process.wait(timeout=30)
+        stop_all(jobs)
     return jobs
+
+
+def stop_all(jobs: dict[str, Meeting]) -> None:
+    for job in jobs.values():
+        for process in job.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=30)
 
 
 def test_two_servers_with_unequal_numbers_of_devices_are_one_job(jobs):
@@ -144,16 +164,18 @@ def test_a_rank_that_is_killed_on_one_server_ends_the_job_on_the_other(jobs):
     assert all(gone(int(found[2])) for found in job.found) and not job.schedulers()
 
 
-def test_a_scheduler_that_is_killed_ends_the_job_with_a_sentence(jobs):
-    job = jobs["scheduler killed"]
+@pytest.mark.long
+def test_a_scheduler_that_is_killed_ends_the_job_with_a_sentence(failures):
+    job = failures["scheduler killed"]
     (code, _, said), = job.said
     assert code == 128 + signal.SIGKILL
     assert "error: the scheduler, at which the processes meet, ended with code 137, all others were ended" in said
     assert all(gone(int(found[2])) for found in job.found)
 
 
-def test_a_port_in_use_ends_the_job_with_a_sentence(jobs):
-    job = jobs["port in use"]
+@pytest.mark.long
+def test_a_port_in_use_ends_the_job_with_a_sentence(failures):
+    job = failures["port in use"]
     (code, _, said), = job.said
     assert code == 2 and f"error: distribute: the port {job.port} of 127.0.0.1" in said, said
     assert not job.schedulers() and not list(job.folder.glob("rank_*"))
@@ -166,8 +188,9 @@ def test_processes_of_a_platform_join_by_the_cluster_and_leave_the_table(jobs):
     assert not job.schedulers()
 
 
-def test_a_port_in_use_is_a_sentence_on_a_platform_too(jobs):
-    job = jobs["platform, port in use"]
+@pytest.mark.long
+def test_a_port_in_use_is_a_sentence_on_a_platform_too(failures):
+    job = failures["platform, port in use"]
     (code, _, said), = job.said
     assert code == 2 and f"error: distribute: the port {job.port} of 127.0.0.1" in said
     assert "error: distribute: the scheduler, at which the processes meet, has ended" in said

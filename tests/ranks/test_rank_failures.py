@@ -75,13 +75,25 @@ def environment_of(pid: int) -> str:
 
 
 @pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Job:
+    """A job of the script of which rank 1 was killed, after its end."""
+    job = Job(tmp_path_factory.mktemp("killed"), "killed", False)
+    try:
+        job.kill_rank_1()
+        job.end(MINUTE)
+    finally:
+        stop(job.process)
+    return job
+
+
+@pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, Job]:
-    """Jobs of which rank 1 was killed, or whose training went wrong, after their end."""
+    """More jobs that ended early: one of msrun of which rank 1 was killed, and those whose training went wrong."""
     folder = tmp_path_factory.mktemp("failures")
     write_images(folder / "images" / "train", 100)
     broken = next((folder / "images" / "train").glob("*/0007.png"))
     broken.write_bytes(broken.read_bytes()[:100])
-    jobs = {"killed": Job(folder, "killed", False), "killed under msrun": Job(folder, "killed under msrun", True),
+    jobs = {"killed under msrun": Job(folder, "killed under msrun", True),
             "no number": Job(folder, "no number", False, lr=1e30, warmup_epochs=0),
             "broken image": Job(folder, "broken image", True, dataset="imagenet", data_dir=folder / "images",
                                 val_while_train=False, batch_size=8)}
@@ -90,12 +102,10 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
     taken.listen()
     jobs["port in use"] = Job(folder, "port in use", True, port=taken.getsockname()[1])
     try:
-        for name in ("killed under msrun", "killed"):  # first: they would train all the time
-            jobs[name].kill_rank_1()
+        jobs["killed under msrun"].kill_rank_1()  # first: it would train all the time
         jobs["port in use"].end(900)
         taken.close()
-        for name in ("killed", "killed under msrun"):
-            jobs[name].end(MINUTE)
+        jobs["killed under msrun"].end(MINUTE)
         for name in ("no number", "broken image"):
             jobs[name].end(900)
     finally:
@@ -104,14 +114,15 @@ def jobs(tmp_path_factory) -> dict[str, Job]:
     return jobs
 
 
-def test_a_killed_rank_ends_the_job_of_a_script_with_its_code_and_the_end_of_its_log(jobs):
-    job = jobs["killed"]
+def test_a_killed_rank_ends_the_job_of_a_script_with_its_code_and_the_end_of_its_log(killed):
+    job = killed
     assert job.process.returncode == 128 + signal.SIGKILL
     assert "error: rank 1 (device 1) ended with code 137, all others were ended" in job.err
     assert str(job.folder / "results" / "train_parallel_cpu1" / "log") in job.err
     assert all(map(gone, job.pids))
 
 
+@pytest.mark.long
 def test_a_killed_rank_ends_the_job_of_msrun(jobs):
     job = jobs["killed under msrun"]
     assert job.process.returncode not in (0, None)
@@ -119,6 +130,7 @@ def test_a_killed_rank_ends_the_job_of_msrun(jobs):
     assert all(map(gone, job.pids))
 
 
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_job_with_a_sentence(jobs):
     job = jobs["no number"]
     assert job.process.returncode == 2 and "ended with code 2" in job.err, job.out + job.err
@@ -126,6 +138,7 @@ def test_a_loss_that_is_no_number_ends_the_job_with_a_sentence(jobs):
     assert not list(job.run.glob("*.ckpt"))
 
 
+@pytest.mark.long
 def test_a_rank_that_raises_ends_the_job_of_msrun_and_leaves_its_sentence_in_its_log(jobs):
     job = jobs["broken image"]
     assert job.process.returncode not in (0, None), job.out + job.err
@@ -134,6 +147,7 @@ def test_a_rank_that_raises_ends_the_job_of_msrun_and_leaves_its_sentence_in_its
     assert said and "0007.png" in said[0]
 
 
+@pytest.mark.long
 def test_a_port_that_is_in_use_is_a_sentence_and_not_a_silence(jobs):
     job = jobs["port in use"]
     assert job.process.returncode not in (0, None)
@@ -142,8 +156,8 @@ def test_a_port_that_is_in_use_is_a_sentence_and_not_a_silence(jobs):
     assert "error: distribute: the scheduler, at which the processes meet, has ended" in said["worker_0.log"] + said["worker_1.log"]
 
 
-def test_a_job_leaves_one_writer_s_files_and_a_log_per_rank(jobs):
-    job = jobs["killed"]
+def test_a_job_leaves_one_writer_s_files_and_a_log_per_rank(killed):
+    job = killed
     assert {"log_rank_0.txt", "log_rank_1.txt", "history.jsonl", "config.yaml"} <= set(os.listdir(job.run))
     rows = [json.loads(line)["epoch"] for line in (job.run / "history.jsonl").read_text().splitlines()]
     assert rows == list(range(1, len(rows) + 1))  # two writers would repeat them
@@ -152,8 +166,8 @@ def test_a_job_leaves_one_writer_s_files_and_a_log_per_rank(jobs):
     assert job.out.count("2 x CPU") == 1
 
 
-def test_one_rank_continues_what_two_began_with_the_same_global_batch(jobs):
-    job = jobs["killed"]
+def test_one_rank_continues_what_two_began_with_the_same_global_batch(killed):
+    job = killed
     done = len((job.run / "history.jsonl").read_text().splitlines())
     result = run("gmlp/train.py", "--config_path", job.folder / "gmlp.yaml", "--ckpt_save_dir", job.run, "--distribute",
                  "False", "--epochs", done + 1, "--accumulation_steps", "2")

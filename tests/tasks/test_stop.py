@@ -88,29 +88,29 @@ def test_a_job_that_is_ended_with_its_workers_saves_within_a_step_and_goes_on_th
     write = run("-m", "common.dataset.digits", "write", tmp_path)
     assert write.returncode == 0, write.stderr
     config = write_yaml(tmp_path / "run.yaml", dataset="imagenet", data_dir=tmp_path / "images", num_workers=3, epochs=2,
-                        batch_size=32, depth=1, log_interval=1, eval_batch_size=180, normalize_on="device", mixup=0.8,
+                        batch_size=96, depth=1, log_interval=1, eval_batch_size=180, normalize_on="device", mixup=0.8,
                         auto_augment="rand-m5-mstd0.5", mode="pynative")
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder],
                                cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
-        if "batch 3/44" in line:
+        if "batch 3/14" in line:
             break
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     saved, = folder.glob("gmlp_dim16_depth1-1_*.ckpt")
     step = int(saved.stem.rpartition("_")[2])
-    assert 3 <= step < 44 and f"in epoch 1 after step {step} of 44" in said
+    assert 3 <= step < 14 and f"in epoch 1 after step {step} of 14" in said
     resumed = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", folder)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Continuing after epoch 0 and {step} steps of the next" in resumed.stdout
     whole = run("gmlp/train.py", "--config_path", config, "--ckpt_save_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     assert [path.name for path in sorted(folder.glob("*.ckpt"))] == [
-        "gmlp_dim16_depth1-1_44.ckpt", "gmlp_dim16_depth1-2_44.ckpt", "gmlp_dim16_depth1_best.ckpt"]
-    found, expected = (load_checkpoint(one / "gmlp_dim16_depth1-2_44.ckpt")[0] for one in (folder, tmp_path / "whole"))
+        "gmlp_dim16_depth1-1_14.ckpt", "gmlp_dim16_depth1-2_14.ckpt", "gmlp_dim16_depth1_best.ckpt"]
+    found, expected = (load_checkpoint(one / "gmlp_dim16_depth1-2_14.ckpt")[0] for one in (folder, tmp_path / "whole"))
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
