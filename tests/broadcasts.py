@@ -12,16 +12,16 @@ def shapes(text: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, re.findall(r"\d+", found))) for found in re.findall(r"<Tensor\[\w+\], \(([^)]*)\)", text)]
 
 
-def broadcasts(cell, batch, monkeypatch, tmp_path: Path, least: int) -> list[str]:
+def broadcasts(cell, batch, tmp_path: Path, least: int) -> list[str]:
     """Compile a cell, and name its broadcasts of at least so many numbers; scalars are none.
 
-    The framework writes its graph down where the environment asks for it: there is no other way to see the gradient's.
+    The framework writes its graphs down where it is asked to: there is no other way to see the gradient's.
     """
-    monkeypatch.setenv("MS_DEV_SAVE_GRAPHS", "1")
-    monkeypatch.setenv("MS_DEV_DUMP_IR_PASSES", "graph_build")
-    monkeypatch.setenv("MS_DEV_SAVE_GRAPHS_PATH", str(tmp_path))
-    ms.set_context(mode=ms.GRAPH_MODE)
-    cell(batch)
+    ms.set_context(mode=ms.GRAPH_MODE, save_graphs=1, save_graphs_path=str(tmp_path))
+    try:
+        cell(batch)
+    finally:
+        ms.set_context(save_graphs=0)
     lines = [line for path in tmp_path.rglob("*graph_build*.ir") for line in path.read_text().splitlines()]
     assert lines
     found = []

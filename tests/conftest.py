@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # likewise; as common.conte
 if "ONEDNN_MAX_CPU_ISA" not in os.environ:
     os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "ZOO_TEST_SET": "ONEDNN_MAX_CPU_ISA"}
 os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start
+os.environ.setdefault("MS_DEV_DUMP_IR_PASSES", "graph_build,validate")  # likewise; the graphs that tests read
 # One thread for PyNative mode: the same bits at a seventh of the processor time, as its queues wait in busy loops.
 os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
 

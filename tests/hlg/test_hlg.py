@@ -250,9 +250,9 @@ def test_local_attention_of_the_zoo_drops_single_groups(mode):
 
 
 @BOTH
-def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(variant, monkeypatch, tmp_path):
+def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(variant, tmp_path):
     network = small(variant, depths=(1, 1), drop_path_rate=0.2).set_train()
-    assert not broadcasts(Gradient(network), random_images(), monkeypatch, tmp_path, 500)
+    assert not broadcasts(Gradient(network), random_images(), tmp_path, 500)
 
 
 # sizes, precision, initial values
