@@ -109,11 +109,14 @@ def scratch_directory(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def mode_of_a_new_process():
-    """Let every test begin in the framework's own mode, PyNative, whatever ran before: to compile takes longer."""
+def same_beginning():
+    """Let every test begin alike, whatever ran before: in the framework's own mode, PyNative (to compile takes longer),
+    and with one seed, which NumPy gets too.
+    """
     if "mindspore" in sys.modules:
         ms = sys.modules["mindspore"]
         ms.set_context(mode=ms.PYNATIVE_MODE)
+        ms.set_seed(1)
 
 
 @pytest.hookimpl(trylast=True)
