@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
+from common.layers.without_broadcasting import AddBias
 
 
 class Float32Cell(nn.Cell):
@@ -207,23 +208,21 @@ class RowSoftmax(nn.Cell):
 
 
 class PlusTable(Float32Cell):
-    """x + table, one table for all samples; in a training on a CPU as a bias, see ``Affine``.
+    """x + table, one table for all samples; in a training on a CPU it is ``AddBias``.
 
     Inputs: x (B, ...), of any float type; table (1, ...), float32.   Output: like x, float32.
     """
 
     def __init__(self):
         super().__init__()
-        self.as_bias = ms.get_context("device_target") == "CPU"
+        self.add_bias = (AddBias(),) if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x, table):
-        if not self.training or not self.as_bias:
-            return x + table
-        return ops.bias_add(x.reshape(x.shape[0], -1), table.reshape(-1)).reshape(x.shape)
+        return self.add_bias[0](x, table) if self.training and self.add_bias is not None else x + table
 
     def before_fusing(self) -> None:
         """Be a sum, which is fused."""
-        self.as_bias = False
+        self.add_bias = None
 
 
 class Mlp(nn.Cell):

@@ -12,6 +12,7 @@ from mindspore import nn, ops
 
 from common.layers.cells import GELU, Float32Cell, LayerNorm, TanhGELU
 from common.layers.drop_path import DropPath
+from common.layers.without_broadcasting import Dense
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
 RIDGE = 0.01              # added to the diagonal of the landmark kernel before it is inverted
@@ -224,8 +225,8 @@ class SoftmaxFreeAttention(nn.Cell):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = self.head_dim ** -0.25
-        self.query = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
-        self.value = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.query = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.value = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
         self.landmark = nn.Conv2d(self.head_dim, self.head_dim, ratio, ratio, pad_mode="valid", weight_init="zeros")
         self.landmark_norm = LayerNorm(self.head_dim, NORM_EPS)
         self.landmark_act = GELU()
@@ -233,7 +234,7 @@ class SoftmaxFreeAttention(nn.Cell):
         self.inverse = NormalisedInverse(iterations) if normalised else NewtonInverse(iterations)
         self.mixture = Mixture()
         self.local = LocalConv(num_heads, kernel_size)
-        self.proj = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
 
     def construct(self, x, grid):
         heads = self.attend(self.split(self.query(x)) * self.scale, self.split(self.value(x)), grid)
@@ -334,9 +335,9 @@ class SoftBlock(nn.Cell):
         self.attn = attention
         self.drop1 = Dropout(drop_rate)
         self.norm1 = LayerNorm(dim, NORM_EPS)
-        self.fc1 = nn.Dense(dim, int(dim * mlp_ratio), weight_init="zeros", bias_init="zeros")
+        self.fc1 = Dense(dim, int(dim * mlp_ratio), weight_init="zeros", bias_init="zeros")
         self.act = TanhGELU()
-        self.fc2 = nn.Dense(int(dim * mlp_ratio), dim, weight_init="zeros", bias_init="zeros")
+        self.fc2 = Dense(int(dim * mlp_ratio), dim, weight_init="zeros", bias_init="zeros")
         self.drop2 = Dropout(drop_rate)
         self.norm2 = LayerNorm(dim, NORM_EPS)
 

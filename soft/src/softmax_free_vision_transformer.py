@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.layers.cells import LayerNorm, Mlp, PlusTable, Softmax, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
+from common.layers.without_broadcasting import Dense
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
 
 NORM_EPS = 1e-6           # of the LayerNorms in the last stage and after it
@@ -36,10 +37,10 @@ class Attention(nn.Cell):
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.q = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
-        self.kv = nn.Dense(dim, 2 * dim, weight_init="zeros", bias_init="zeros")
+        self.q = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.kv = Dense(dim, 2 * dim, weight_init="zeros", bias_init="zeros")
         self.softmax = Softmax()
-        self.proj = nn.Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
 
@@ -195,7 +196,7 @@ class SOFT(nn.Cell):
         self.placed = PlusTable()
         self.cls_token = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls_token")
         self.norm = LayerNorm(dims[-1], NORM_EPS)
-        self.head = nn.Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
+        self.head = Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
         fan_in = {p.name.replace(".weight", ".bias"): math.prod(p.shape[1:]) for p in self.get_parameters()
                   if p.name.endswith(".weight") and len(p.shape) > 1}
         initialise(self, lambda name, shape, rng: initial_value(name, shape, rng, fan_in, normalised))

@@ -6,7 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm, PatchEmbed, TanhGELU
+from common.layers.cells import GELU, LayerNorm, PatchEmbed, Softmax, TanhGELU
 from common.layers.drop_path import DRAWS, DropPath, random_states, seed_random_states
 from common.layers.initial_values import initialise, lecun_normal, truncated_normal, xavier_uniform
 from common.layers.without_broadcasting import Dense
@@ -70,7 +70,7 @@ def test_layer_norm_uses_the_given_epsilon(mode):
 
 @pytest.mark.parametrize("make, shape", [(GELU, (4, 9)), (TanhGELU, (4, 9)), (lambda: LayerNorm(9, 1e-5), (2, 4, 9)),
                                          (lambda: LocalConv(2, 5), (3, 2, 6, 7)), (lambda: Dense(9, 9), (2, 4, 9)),
-                                         (Attention, (2, 5, 6))])
+                                         (Attention, (2, 5, 6)), (Softmax, (2, 5, 6))])
 def test_the_form_for_training_on_a_cpu_equals_the_plain_one(mode, make, shape):
     """The plain form is that of evaluation, of exported files and of other devices."""
     cell, found = make(), []

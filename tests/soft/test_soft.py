@@ -4,15 +4,17 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from broadcasts import broadcasts
 from golden import Golden, Tolerances, check_classifier, full_size, load_strictly, phases_in
 from golden_rule import pattern
-from half_precision import check_half_precision
+from half_precision import Gradient, check_half_precision
 from mindspore import Tensor, nn
 
 from common.errors import UserError
-from common.layers.cells import TanhGELU
-from soft.src.softmax_free_transformer import (Dropout, GaussianKernels, NewtonInverse, NormalisedInverse,
+from common.layers.cells import PlusTable, TanhGELU
+from soft.src.softmax_free_transformer import (Dropout, GaussianKernels, NewtonInverse, NormalisedInverse, SoftBlock,
                                                SoftmaxFreeAttention)
+from soft.src.softmax_free_vision_transformer import Block, PositionTable
 from soft.src.spec import SIZES, SPEC
 from soft.src.weights import architecture
 
@@ -238,6 +240,22 @@ def test_largest_intermediate_grows_with_the_tokens_and_not_with_their_square():
             t.size for t in (*inputs, *(outputs if isinstance(outputs, tuple) else (outputs,)))))
     attention(Tensor(np.ones((1, 4096, 16), np.float32)), (64, 64))
     assert max(sizes) == 4096 * 16  # 16 landmarks, 16 channels
+
+
+def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(tmp_path):
+    """3 x 16 tokens in 2 heads, with 4 landmarks: the kernel has 384 numbers, that among landmarks 96."""
+    class Blocks(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.positions, self.placed = PositionTable(4, 16), PlusTable()
+            self.block = SoftBlock(16, 2, 0.2, SoftmaxFreeAttention(16, 2, 2, 3, iterations=2))
+            self.last = Block(16, 4, 2, 0.2)
+
+        def construct(self, x):
+            return self.last(self.block(self.placed(x, self.positions((4, 4))), (4, 4)))
+
+    tokens = Tensor(np.ones((3, 16, 16), np.float32))
+    assert not broadcasts(Gradient(Blocks()).set_train(), tokens, tmp_path, 100)
 
 
 def test_norms_have_the_epsilons_of_their_stage():
