@@ -225,6 +225,7 @@ def linear_step(**options) -> TrainStep:
 def test_keys_of_the_step_reach_it(monkeypatch):
     """What the step does with them test_train_step.py and ranks/test_ranks.py prove."""
     monkeypatch.setattr(training, "TrainStep", lambda *places, **options: options)
+    monkeypatch.setattr("common.network.compile_with", lambda step, **_: step)
 
     def options(**keys):
         return training.build_step(tiny(**keys), GMLP, build_network(tiny(), GMLP), np.ones(2, np.float32), Runtime())

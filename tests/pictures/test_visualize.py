@@ -69,8 +69,9 @@ def test_many_images_go_to_several_pictures_and_keep_their_masks(tmp_path, monke
     assert first.height < 0.6 * whole.height and first.size == second.size
     for page, row in ((first, 0), (second, 1)):
         top = 14 + row * (first.height - 14)
-        seen = whole.crop((14, top, whole.width - 14, top + CELL))
-        assert np.array_equal(seen, page.crop((14, 14, page.width - 14, 14 + CELL)))
+        seen = np.asarray(whole.crop((14, top, whole.width - 14, top + CELL)), np.int16)
+        alone = np.asarray(page.crop((14, 14, page.width - 14, 14 + CELL)), np.int16)
+        assert np.abs(seen - alone).max() <= 1  # a product of more rows may round a grey level to the next one
 
 
 def test_a_masked_autoencoder_shows_its_attention_and_a_classifier_reconstructs_nothing(tmp_path, capsys):
