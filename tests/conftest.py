@@ -40,6 +40,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Declare the markers here too, for a run from the root, which does not see tests/pytest.ini."""
+    if not any(config.getoption(name) for name in ("all", *PARTS)):
+        os.environ["ZOO_TEST_THREADS"] = "1"
     config.addinivalue_line("markers", "slow: takes more than half a minute")
     config.addinivalue_line("markers", "distributed: starts several processes")
     for name, what in PARTS.items():
@@ -108,6 +110,12 @@ def scratch_directory(tmp_path, monkeypatch):
     return tmp_path
 
 
+@functools.cache
+def one_thread():
+    """Let an operation have one thread in the ordinary tests, as several processes share the cores; see fork_server.py."""
+    sys.modules["mindspore"].device_context.cpu.op_tuning.threads_num(1)
+
+
 @pytest.fixture(autouse=True)
 def same_beginning():
     """Let every test begin alike, whatever ran before: in the framework's own mode, PyNative (to compile takes longer),
@@ -117,6 +125,8 @@ def same_beginning():
         ms = sys.modules["mindspore"]
         ms.set_context(mode=ms.PYNATIVE_MODE)
         ms.set_seed(1)
+        if os.environ.get("ZOO_TEST_THREADS"):
+            one_thread()
 
 
 @pytest.hookimpl(trylast=True)

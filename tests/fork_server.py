@@ -26,6 +26,8 @@ import PIL.Image  # noqa: F401
 import tqdm  # noqa: F401
 import yaml  # noqa: F401
 
+if os.environ.get("ZOO_TEST_THREADS"):  # see conftest.py
+    mindspore.device_context.cpu.op_tuning.threads_num(1)
 SET_BY_IMPORTS = {name: value for name, value in os.environ.items() if BEFORE.get(name) != value}
 
 

@@ -249,7 +249,7 @@ def test_local_attention_of_the_zoo_drops_single_groups(mode):
     assert any(len(set(sample)) == 2 for sample in own) and all(np.ptp(sample) <= 2 for sample in own)
 
 
-@BOTH
+@pytest.mark.parametrize("variant", ["hlg_mobile", pytest.param("hlg_tiny_avgpool", marks=pytest.mark.long)])
 def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(variant, tmp_path):
     network = small(variant, depths=(1, 1), drop_path_rate=0.2).set_train()
     assert not broadcasts(Gradient(network), random_images(), tmp_path, 500)
