@@ -66,5 +66,5 @@ class Dense(nn.Dense):
         if rows.dtype == ms.float32:
             rows = self.add_bias[0](rows, self.bias)
         else:
-            rows = ops.bias_add(rows, self.bias)
+            rows = self.bias_add(rows, self.bias)  # the function would not get the bias in the type of the rows
         return rows.reshape(x.shape[:-1] + (self.out_channels,))
