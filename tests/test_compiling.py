@@ -11,6 +11,7 @@ from common.config.load import from_mapping
 from common.context import compiling
 from common.context.compiling import compile_with, digest
 from common.context.ranks import Runtime
+from common.layers.cells import Blocks
 from common.network import compiled_as_wanted
 
 
@@ -130,12 +131,18 @@ def test_fusing_without_its_packages_is_said_and_goes_on(monkeypatch, caplog):
     assert compile_with(Scaled(3.0), fused=True)(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0] == 6
 
 
-class Marks(nn.SequentialCell):
+class Marks(Blocks):
     """Notes what its parts are marked with when it is compiled."""
 
     def compile(self, *inputs):
         self.found = [getattr(part, "cell_init_args", "") for part in self]
         super().compile(*inputs)
+
+
+class PlainMarks(Marks):
+    """Likewise, of parts whose inputs may have any shapes."""
+
+    one_shape = False
 
 
 def test_equal_parts_alone_are_compiled_once(tmp_path):
@@ -147,6 +154,9 @@ def test_equal_parts_alone_are_compiled_once(tmp_path):
     assert cell(Tensor(np.ones((2, 4), np.float32))).asnumpy()[0, 0] == 6 * 15 * 8 * 3 * 1.5
     first, second, third, fourth, fifth = cell.found
     assert first == second == fourth != "" and third == fifth == ""
+    plain = compile_with(PlainMarks([nn.SequentialCell(Scaled(3, 2.0)) for _ in range(2)]))
+    plain(Tensor(np.ones((2, 4), np.float32)))
+    assert plain.found == ["", ""], "the shapes of their inputs may differ"
     assert not any(hasattr(part, "cell_init_args") or hasattr(part, "no_inline") for part in parts), "nothing is left"
 
 

@@ -34,6 +34,7 @@ from common.logger import get_logger
 # kernels the exponential is 2.8e-4 off, the hyperbolic tangent 4e-4 and the logarithm 5e-5.
 FLAGS = "--enable_expand_ops=Erf --disable_cluster_ops=Transpose,Reshape,Exp,Tanh,Log"
 NEEDED = ("decorator", "sympy")  # by the framework's compiler of fused operators
+_READ = itertools.count()  # graphs that were read; the framework would take parts of an earlier one by their name
 _COMPILED = itertools.count()  # graphs that this process has compiled with the framework's cache
 
 
@@ -89,32 +90,45 @@ def compile_with(cell: nn.Cell, *, fused: bool = False, cache: str | Path = "", 
 
 @contextlib.contextmanager
 def _equal_parts_once(cell: nn.Cell) -> Iterator[None]:
-    """Let equal parts of ``cell``, such as the blocks of a network, be read and differentiated once inside the block.
+    """Let equal parts of ``Blocks`` in ``cell`` be read and differentiated once inside the block.
 
-    That is what the framework's ``lazy_inline`` with the policy "front" asks for cells with equal arguments; here they
-    are equal in all that they hold but the numbers of their parameters. The graphs are the same afterwards.
+    ``Blocks`` are those of ``common.layers.cells``. That is what the framework's ``lazy_inline`` with the policy "front" asks for cells with equal arguments. Here parts
+    are taken for equal that have the same place in two blocks, and so inputs of the same shape, and the same contents
+    but for the numbers of their parameters: where shapes differ, the framework sometimes takes a graph with the sizes
+    of the other one. The graphs are the same afterwards.
     """
-    keys = {part: hashed(cell_part for cell_part in _parts(part, {}) if not isinstance(cell_part, _Name))
-            for _, part in cell.cells_and_names() if part.name_cells()}
+    keys: dict[nn.Cell, str] = {}
+
+    def collect(place: str, part: nn.Cell) -> None:
+        if part.name_cells():
+            contents = hashed(found for found in _parts(part, {}) if not isinstance(found, _Name))
+            keys[part] = f"lazy_inline_{place}_{contents}"
+            for name, child in part.name_cells().items():
+                collect(f"{place}.{name}", child)
+
+    run = next(_READ)
+    for name, blocks in cell.cells_and_names():
+        for block in blocks.name_cells().values() if getattr(blocks, "one_shape", False) else ():
+            collect(f"{run}_{name}", block)
     several = {key for key, count in Counter(keys.values()).items() if count > 1}
     marked = []
 
-    def mark(parent: nn.Cell) -> None:
-        for child in parent.name_cells().values():
-            if keys.get(child) not in several:
+    def mark(part: nn.Cell) -> None:
+        if keys.get(part) not in several:
+            for child in part.name_cells().values():
                 mark(child)
-            elif not hasattr(child, "cell_init_args"):
-                before = set(vars(child))
-                child.cell_init_args, child.no_inline = f"lazy_inline_{keys[child]}", False
-                marked.append((child, set(vars(child)) - before))
+        elif not hasattr(part, "cell_init_args"):
+            before = set(vars(part))
+            part.cell_init_args, part.no_inline = keys[part], False
+            marked.append((part, set(vars(part)) - before))
 
     mark(cell)
     try:
         yield
     finally:
-        for child, names in marked:
+        for part, names in marked:
             for name in names:
-                delattr(child, name)
+                delattr(part, name)
 
 
 @contextlib.contextmanager

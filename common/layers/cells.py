@@ -225,6 +225,15 @@ class PlusTable(Float32Cell):
         self.add_bias = None
 
 
+class Blocks(nn.SequentialCell):
+    """Blocks one after the other whose inputs all have the same shape: on a CPU equal ones are compiled once.
+
+    Inputs: x.   Output: that of the last block, of the same shape.
+    """
+
+    one_shape = True  # common.context.compiling looks for it
+
+
 class Mlp(nn.Cell):
     """fc2(gelu(fc1(x))) on the last axis.
 

@@ -11,7 +11,7 @@ import psutil
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm, PatchEmbed
+from common.layers.cells import GELU, Blocks, LayerNorm, PatchEmbed
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, lecun_normal, xavier_uniform
 
@@ -128,7 +128,7 @@ class GMLP(nn.Cell):
             raise UserError(f"image_size: {image_size} with patch_size: {patch_size} gives {self.stem.num_patches:,} "
                             f"tokens, whose mixing in {depth} blocks has {gates / 2**30:,.0f} GiB of weights; this "
                             f"machine has {memory / 2**30:,.0f} GiB. Take smaller images or larger patches.")
-        self.blocks = nn.SequentialCell([
+        self.blocks = Blocks([
             GMLPBlock(embed_dim, hidden_dim, self.stem.num_patches, drop_path_rate, norm_eps, gate_norm_eps)
             for _ in range(depth)])
         self.norm = LayerNorm(embed_dim, norm_eps)

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import LayerNorm, PatchEmbed
+from common.layers.cells import Blocks, LayerNorm, PatchEmbed
 from common.layers.initial_values import initialise, xavier_uniform
 from mae.src.pos_embed import sine_cosine_table
 from mae.src.vit import NORM_EPS, Block, linear, token, with_token
@@ -59,13 +59,13 @@ class MaskedAutoencoder(nn.Cell):
 
         self.cls_token = token(embed_dim, "cls_token")
         self.pos_embed = fixed_positions(embed_dim, self.patch_embed.grid, "pos_embed")
-        self.blocks = nn.SequentialCell([Block(embed_dim, num_heads, mlp_ratio, 0.0, norm_eps) for _ in range(depth)])
+        self.blocks = Blocks([Block(embed_dim, num_heads, mlp_ratio, 0.0, norm_eps) for _ in range(depth)])
         self.norm = LayerNorm(embed_dim, norm_eps)
 
         self.decoder_embed = linear(embed_dim, decoder_embed_dim)
         self.mask_token = token(decoder_embed_dim, "mask_token")
         self.decoder_pos_embed = fixed_positions(decoder_embed_dim, self.patch_embed.grid, "decoder_pos_embed")
-        self.decoder_blocks = nn.SequentialCell([Block(decoder_embed_dim, decoder_num_heads, mlp_ratio, 0.0, norm_eps)
+        self.decoder_blocks = Blocks([Block(decoder_embed_dim, decoder_num_heads, mlp_ratio, 0.0, norm_eps)
                                                  for _ in range(decoder_depth)])
         self.decoder_norm = LayerNorm(decoder_embed_dim, norm_eps)
         self.decoder_pred = linear(decoder_embed_dim, self.patch_embed.proj.width)

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import Float32Cell, LayerNorm, Mlp, PatchEmbed, PlusTable, Softmax
+from common.layers.cells import Blocks, Float32Cell, LayerNorm, Mlp, PatchEmbed, PlusTable, Softmax
 from common.layers.drop_path import DropPath
 from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
@@ -159,7 +159,7 @@ class VisionTransformer(nn.Cell):
                                    name="pos_embed")
         self.placed = PlusTable()
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.SequentialCell([Block(embed_dim, num_heads, mlp_ratio, rate, norm_eps) for rate in rates])
+        self.blocks = Blocks([Block(embed_dim, num_heads, mlp_ratio, rate, norm_eps) for rate in rates])
         if global_pool:
             self.fc_norm = LayerNorm(embed_dim, norm_eps)
         else:
