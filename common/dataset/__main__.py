@@ -71,7 +71,7 @@ def check(root: Path, workers: int) -> tuple[str, bool]:
             found = list(tqdm(pool.imap(partial(look, samples), range(len(samples)), chunksize=16), total=len(samples),
                               desc=split, unit="image", leave=False, disable=None))
             pool.close()
-            pool.join()  # else they are ended by SIGTERM, which libraries in this process may have taken for themselves
+            pool.join()  # else SIGTERM ends them, which a library in this process may have taken: seen once, a hang
         lines += describe(split, samples, found, wrong)
         classes[split] = set(samples.classes)
         contents[split] = {image.content: samples.where(index) for index, image in enumerate(found) if image.content}
