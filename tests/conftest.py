@@ -112,7 +112,7 @@ def scratch_directory(tmp_path, monkeypatch):
 
 @functools.cache
 def one_thread():
-    """Let an operation have one thread in the ordinary tests, as several processes share the cores; see fork_server.py."""
+    """Let an operation have one thread in the ordinary tests, as processes share the cores; see fork_server.py."""
     sys.modules["mindspore"].device_context.cpu.op_tuning.threads_num(1)
 
 

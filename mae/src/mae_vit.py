@@ -66,7 +66,7 @@ class MaskedAutoencoder(nn.Cell):
         self.mask_token = token(decoder_embed_dim, "mask_token")
         self.decoder_pos_embed = fixed_positions(decoder_embed_dim, self.patch_embed.grid, "decoder_pos_embed")
         self.decoder_blocks = Blocks([Block(decoder_embed_dim, decoder_num_heads, mlp_ratio, 0.0, norm_eps)
-                                                 for _ in range(decoder_depth)])
+                                      for _ in range(decoder_depth)])
         self.decoder_norm = LayerNorm(decoder_embed_dim, norm_eps)
         self.decoder_pred = linear(decoder_embed_dim, self.patch_embed.proj.width)
         initialise(self, functools.partial(initial_value, fan_in=self.patch_embed.proj.width))

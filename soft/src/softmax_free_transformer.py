@@ -39,7 +39,7 @@ class Newton(Float32Cell):
         self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def identity(self, matrix):
-        """Return what is subtracted from a matrix like this one, (B, h, M, M) or, where that broadcasts well, (M, M)."""
+        """Return the identity for a matrix like this one: (B, h, M, M), or (M, M) where that broadcasts well."""
         identity = ops.eye(matrix.shape[-1], matrix.shape[-1], ms.float32)
         return ops.tile(identity, matrix.shape[:2] + (1, 1)) if self.training and self.on_cpu else identity
 
