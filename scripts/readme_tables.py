@@ -27,8 +27,9 @@ NUMBER = re.compile(r"\d+\.\d+ G|\d{1,3}(?:,\d{3})+")
 
 
 def readme_files() -> list[Path]:
-    """Return every README of the repository, of its folders and of their pictures, in any language."""
-    found = [*ROOT.glob("README*.md"), *ROOT.glob("*/README*.md"), *ROOT.glob("*/resources/README*.md")]
+    """Return every README of the repository, of its folders and of their pictures, in any language; and SPEED.md."""
+    found = [*ROOT.glob("README*.md"), *ROOT.glob("*/README*.md"), *ROOT.glob("*/resources/README*.md"),
+             ROOT / "scripts/SPEED.md"]
     return sorted(file for file in found if not file.parent.name.startswith(".") or file.parent == ROOT)
 
 

@@ -104,7 +104,7 @@ class Affine(nn.Cell):
     """x * gamma + beta, without the framework's broadcasting and without its sums over rows.
 
     On a CPU operations that broadcast keep lists of indices for ever, and sums over rows are slow (2.10, figures in
-    scripts/README.md); matrix products do both.
+    scripts/SPEED.md); matrix products do both.
 
     Inputs: x (..., dim), gamma and beta (dim,), float32.   Output: like x.
     """
