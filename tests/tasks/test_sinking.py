@@ -11,14 +11,21 @@ from types import SimpleNamespace
 import mindspore as ms
 import numpy as np
 import pytest
+from entry import ROOT
+from mindspore import nn
+from mindspore.dataset import GeneratorDataset
+from mindspore.train import Callback
+from small_networks import WithStatistics
 
 from common.checkpoint.file import load_checkpoint
 from common.config.load import from_mapping, load_config
 from common.dataset.samples import steps_of_epoch
 from common.errors import UserError
 from common.lr import schedule
+from common.optimizer.rules import SGD
 from common.tasks import train as task
-from entry import ROOT
+from common.tasks.loop import train_in_the_open
+from common.train_step import ClassifierLoss, TrainStep
 from gmlp.src.spec import SPEC
 
 TINY = {"model": "gmlp_ti", "dataset": "digits", "image_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1,
@@ -90,6 +97,44 @@ def test_a_loop_in_the_open_trains_the_same(tmp_path):
                for folder in ("open", "framework", "parts")]
     for other in tensors[1:]:
         assert all(np.array_equal(value, other[name]) for name, value in tensors[0].items())
+
+
+class Note(Callback):
+    """What a callback is told: moment, epoch, loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def on_train_epoch_begin(self, run_context):
+        self.told.append(("epoch", run_context.original_args().cur_epoch_num))
+
+    def on_train_step_end(self, run_context):
+        self.told.append(("step", run_context.original_args().cur_epoch_num,
+                          float(run_context.original_args().net_outputs)))
+
+    def on_train_epoch_end(self, run_context):
+        self.told.append(("epoch is done", run_context.original_args().cur_epoch_num))
+
+
+def test_a_compiled_step_computes_the_same_in_the_open():
+    """BatchNorm tells training from evaluation."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    rng = np.random.default_rng(0)
+    rows = [(rng.normal(size=12).astype(np.float32), np.int32(rng.integers(4))) for _ in range(24)]
+    found = []
+    for in_the_open in (True, False):
+        ms.set_seed(1)  # of the initial weights
+        network, note = WithStatistics(12, 4), Note()
+        rule = SGD(network.trainable_params(), 0.5)
+        step = TrainStep(ClassifierLoss(network, nn.CrossEntropyLoss()), network, rule)
+        data = GeneratorDataset(rows, ["images", "labels"], shuffle=False).batch(8)
+        if in_the_open:
+            train_in_the_open(step, 3, data, [note], initial_epoch=1)
+        else:
+            ms.Model(step).train(3, data, [note], dataset_sink_mode=False, initial_epoch=1)
+        found.append(note.told + [value.asnumpy().tolist() for value in network.get_parameters()])
+    assert found[0] == found[1] and found[0].count(("epoch is done", 3)) == 1
 
 
 def test_a_device_that_does_not_sink_trains_the_same(tmp_path, monkeypatch):
