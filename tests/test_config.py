@@ -145,6 +145,7 @@ def test_a_dry_run_checks_what_a_start_checks(capsys):
     refused = sentence("--config", path)
     assert "data_dir: 'not/there' should be the folder of the data set" in refused
     assert sentence("--config", path, "--dry_run") == refused
+    assert "digits" not in refused and "digits write" in sentence("--config", path, "--data_dir", "a/data/digits/images")
     with pytest.raises(SystemExit) as end:
         run("--config", path, "--data_dir", ".", "--dry_run")
     assert end.value.code == 0 and "Nothing is wrong" in capsys.readouterr().out
@@ -743,6 +744,7 @@ def test_mistake_in_a_file_is_one_sentence(text, parts):
     ({"num_workers": 0}, ["num_workers: 0", ">= 1"]),
     ({"seed": 2 ** 32}, ["seed: 4294967296", "beyond 4294967295"]),
     ({"accumulation_steps": 0}, ["accumulation_steps: 0", ">= 1"]),
+    ({"prefix": "a/b"}, ["prefix: 'a/b'", "cannot hold a '/'"]),
     ({"dims": [1, 2], "depths": [1]}, ["dims: [1, 2]", "depths: [1]"])])
 def test_impossible_value_is_one_sentence(values, parts):
     with pytest.raises(UserError) as error:

@@ -72,8 +72,12 @@ def verify(paths: Sequence[Path]) -> int:
 def diff(first: Path, second: Path) -> int:
     """Print what differs between two checkpoints; returns the exit code."""
     (tensors, meta), (others, other_meta) = map(load_checkpoint, (first, second))
-    lines = [f"config {line}" for line in differences(meta.pop("config", {}), other_meta.pop("config", {}))]
-    lines = differences(meta, other_meta) + lines
+    config, other_config = meta.pop("config", {}), other_meta.pop("config", {})
+    lines = differences(meta, other_meta)
+    if config and other_config:
+        lines += [f"config {line}" for line in differences(config, other_config)]
+    elif config or other_config:
+        lines.append(f"configuration only in {first if config else second}")
     for names, where in ((tensors.keys() - others.keys(), first), (others.keys() - tensors.keys(), second)):
         lines += [f"{len(names)} tensors only in {where}: {_first(sorted(names))}"] if names else []
     both = [name for name in tensors if name in others]

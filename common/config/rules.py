@@ -24,6 +24,9 @@ def check_rules(config: Config) -> None:
         raise UserError("batch_size: 'dynamic' is for exported files; give a whole number >= 1.")
     if config.task != "eval" and isinstance(DATASETS[config.dataset], ImageNetTest):
         raise UserError(f"dataset: {config.dataset} is for eval.py: it has images for evaluations alone.")
+    if "/" in config.prefix:
+        raise UserError(f"prefix: {config.prefix!r} begins the names of the checkpoints in ckpt_save_dir, and so "
+                        "cannot hold a '/'.")
     _check_schedule(config)
     for name in ("scale", "ratio"):
         pair = getattr(config, name)
@@ -133,4 +136,5 @@ def _check_exists(name: str, path: str, what: str) -> None:
     unset = re.search(r"\$\{?(\w+)", path)
     reason = (f"the environment variable {unset.group(1)} is not set" if unset
               else f"there is no such file or folder (working directory {Path.cwd()})")
-    raise UserError(f"{name}: {path!r} should be {what}, but {reason}.")
+    made = "; 'python -m common.dataset.digits write gmlp/data/digits' makes it" if "data/digits/" in path else ""
+    raise UserError(f"{name}: {path!r} should be {what}, but {reason}{made}.")

@@ -74,6 +74,8 @@ def check(root: Path, workers: int) -> tuple[str, bool]:
             pool.join()  # else SIGTERM ends them, which a library in this process may have taken: seen once, a hang
         lines += describe(split, samples, found, wrong)
         classes[split] = set(samples.classes)
+        listed(f"class in {split} alone, so that there is nothing to tell apart",
+               samples.classes if len(samples.classes) == 1 else [], wrong)
         contents[split] = {image.content: samples.where(index) for index, image in enumerate(found) if image.content}
     if len(folders) == 2:
         listed("class(es) of val that train has not", sorted(classes["val"] - classes["train"]), wrong)

@@ -119,6 +119,9 @@ def with_classes(config: Config, samples: Samples) -> Config:
     if "num_classes" not in config.given:
         config = dataclasses.replace(config, num_classes=len(samples.classes))
     check_classes(samples, config)
+    if config.task != "eval" and len(samples.classes) == 1:
+        logger.warning(f"{samples.name} has one class alone ({samples.classes[0]}), so there is nothing to tell apart "
+                       "and to learn: is data_dir the folder that holds the class folders, or train/ and val/?")
     return config
 
 

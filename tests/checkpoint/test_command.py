@@ -87,6 +87,12 @@ def test_what_each_holds_is_listed_and_what_differs_named(folder, capsys):
     assert command.main(["diff", str(folder / "net-2_5.ckpt"), str(folder / "net-3_5.ckpt")]) == 1
     said = capsys.readouterr().out
     assert "epoch: 2 -> 3" in said and "w: 0.5, at most 1" in said and "2 tensors are equal" in said
+    for name, config in (("a", {"lr": 1}), ("b", {"lr": 2}), ("c", {})):
+        save_checkpoint(folder / f"{name}.ckpt", held(1), {"config": config} if config else {})
+    command.main(["diff", str(folder / "a.ckpt"), str(folder / "b.ckpt")])
+    command.main(["diff", str(folder / "c.ckpt"), str(folder / "b.ckpt")])
+    assert capsys.readouterr().out.splitlines() == [
+        "config lr: 1 -> 2", "3 tensors are equal", f"configuration only in {folder / 'b.ckpt'}", "3 tensors are equal"]
     with pytest.raises(UserError, match="required: command"):
         command.main([])
 

@@ -1,4 +1,6 @@
 """python -m common.dataset check: what is wrong with a folder of images, before a training finds out."""
+import shutil
+
 import pytest
 from photographs import exif, jpeg, photograph
 from PIL import Image
@@ -34,6 +36,7 @@ def test_what_is_odd_is_said_and_still_passes(folder, capsys):
 
 @pytest.mark.parametrize("damage, message", [
     (lambda root: (root / "val" / "a" / "x.jpg").write_bytes(b"no"), "1 image(s) of val that cannot be read: "),
+    (lambda root: shutil.rmtree(root / "train" / "b"), "1 class in train alone, so that there is nothing to "),
     (lambda root: (root / "val" / "c").mkdir(), "1 class(es) of val without images: c"),
     (lambda root: (root / "val" / "a").rename(root / "val" / "z"), "1 class(es) of val that train has not: z"),
     (lambda root: (root / "val" / "a" / "x.jpg").write_bytes((root / "train" / "a" / "0.jpg").read_bytes()),

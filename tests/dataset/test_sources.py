@@ -18,7 +18,7 @@ from common.command import run
 from common.config.datasets import CIFAR10, DATASETS
 from common.config.load import from_file, from_mapping
 from common.dataset.cifar import ADDRESS_VARIABLE
-from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes
+from common.dataset.classes import check_classes, check_same_classes, load_classes, save_classes, with_classes
 from common.dataset.digits import FILE, load_digits, main, write_digits
 from common.dataset.images import load_image
 from common.dataset.samples import FileSamples
@@ -454,6 +454,14 @@ def test_class_count_is_checked_only_when_it_was_given(tmp_path, caplog):
     for wrong in (1, 3):
         with pytest.raises(UserError, match=f"num_classes: {wrong} .*, but .* has 2 classes .*--num_classes 2, or leave"):
             check_classes(samples, config_of(data_dir=tmp_path, num_classes=wrong))
+
+
+def test_a_single_class_is_told_of(tmp_path, caplog):
+    """A training of it ends with 100 %, and has learned nothing."""
+    write_images(tmp_path, ["a"], count=1)
+    config = config_of(data_dir=tmp_path)
+    assert with_classes(config, open_samples(config, "train")).num_classes == 1
+    assert "one class alone (a)" in caplog.text
 
 
 def test_one_class_more_for_the_background_is_accepted_with_a_hint(caplog):
