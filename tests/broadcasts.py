@@ -1,19 +1,19 @@
-"""The operations of a compiled graph whose operands have different shapes, which cost time and memory on a CPU."""
+"""The operations of a compiled graph that keep lists of positions on a CPU: operands of different shapes, transposes."""
 import math
 import re
 from pathlib import Path
 
 import mindspore as ms
 
-OPERATION = re.compile(r"%\d+\(.*?\) = PrimFunc_(Add|Sub|Mul|Div|RealDiv|Maximum|Minimum|Pow|SelectV?2?|BroadcastTo)\(")
+OPERATION = re.compile(r"%\d+\(.*?\) = PrimFunc_(Add|Sub|Mul|Div|RealDiv|Maximum|Minimum|Pow|SelectV?2?|BroadcastTo|FloorMod|Transpose)\(")
 
 
 def shapes(text: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, re.findall(r"\d+", found))) for found in re.findall(r"<Tensor\[\w+\], \(([^)]*)\)", text)]
 
 
-def broadcasts(cell, batch, tmp_path: Path, least: int) -> list[str]:
-    """Compile a cell, and name its broadcasts of at least so many numbers; scalars are none.
+def broadcasts(cell, batch, tmp_path: Path, least: int, always: tuple[str, ...] = ()) -> list[str]:
+    """Compile a cell, and name its broadcasts of at least so many numbers; scalars are none, but for operations in ``always``.
 
     The framework writes its graphs down where it is asked to: there is no other way to see the gradient's.
     """
@@ -28,7 +28,7 @@ def broadcasts(cell, batch, tmp_path: Path, least: int) -> list[str]:
     for line, types in zip(lines, lines[1:]):
         if operation := OPERATION.search(line):
             operands, (result,) = map(shapes, types.split("->"))
-            if math.prod(result) >= least and any(shape and math.prod(shape) != math.prod(result)
-                                                  for shape in operands):
+            if math.prod(result) >= least and (operation[1] in always or any(
+                    shape and math.prod(shape) != math.prod(result) for shape in operands)):
                 found.append(f"{operation[1]} {operands}")
     return found

@@ -12,6 +12,7 @@ from mindspore import nn, ops
 
 from common.layers.cells import GELU, Float32Cell, LayerNorm, TanhGELU
 from common.layers.drop_path import DropPath
+from common.layers.transposes import apart, swapped, together
 from common.layers.without_broadcasting import Dense
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
@@ -235,34 +236,35 @@ class SoftmaxFreeAttention(nn.Cell):
         self.mixture = Mixture()
         self.local = LocalConv(num_heads, kernel_size)
         self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x, grid):
-        heads = self.attend(self.split(self.query(x)) * self.scale, self.split(self.value(x)), grid)
-        return self.proj(heads.reshape(-1, x.shape[1], self.num_heads * self.head_dim))
-
-    def split(self, x):
-        """(B, N, C) -> (B, N, h, d)."""
-        return x.reshape(-1, x.shape[1], self.num_heads, self.head_dim)
+        return self.proj(self.attend(self.query(x) * self.scale, self.value(x), grid))
 
     def attend(self, queries, values, grid):
-        """The kernel: scaled queries and values, (B, N, h, d) each -> (B, N, h, d)."""
+        """The kernel: scaled queries and values, (B, N, C) each -> (B, N, C)."""
+        lean, tokens = self.training and self.on_cpu, values.shape[1]
         to_landmarks, inverse = self.factors(queries, grid)
-        mixed = self.mixture(to_landmarks, inverse, values.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-        maps = values.transpose(0, 3, 2, 1).reshape(-1, self.num_heads, *grid)  # one per sample and channel of a head
-        local = self.local(maps).reshape(-1, self.head_dim, self.num_heads, values.shape[1]).transpose(0, 3, 2, 1)
+        mixed = together(self.mixture(to_landmarks, inverse, apart(values, self.num_heads, lean)), lean)
+        channels = swapped(values, lean).reshape(-1, self.num_heads, self.head_dim, tokens)
+        maps = together(channels, lean).reshape(-1, self.num_heads, *grid)  # one per sample and channel of a head
+        local = apart(self.local(maps).reshape(-1, self.head_dim, self.num_heads * tokens), self.num_heads, lean)
+        local = swapped(local.reshape(-1, self.num_heads * self.head_dim, tokens), lean)
         return mixed.astype(local.dtype) + local
 
     def factors(self, queries, grid):
         """Return K (B, h, N, M) and the inverse V (B, h, M, M); the attention of all tokens to all would be K V K^T."""
-        maps = self.landmark(queries.transpose(0, 2, 3, 1).reshape(-1, self.head_dim, *grid))
-        landmarks = maps.reshape(-1, self.num_heads, self.head_dim, maps.shape[2] * maps.shape[3]).swapaxes(2, 3)
-        to_landmarks, among_landmarks = self.kernels(queries.transpose(0, 2, 1, 3),
+        lean = self.training and self.on_cpu
+        maps = self.landmark(swapped(queries, lean).reshape(-1, self.head_dim, *grid))
+        landmarks = swapped(maps.reshape(-1, self.head_dim, maps.shape[2] * maps.shape[3]), lean)
+        landmarks = landmarks.reshape(-1, self.num_heads, landmarks.shape[1], self.head_dim)
+        to_landmarks, among_landmarks = self.kernels(apart(queries, self.num_heads, lean),
                                                      self.landmark_act(self.landmark_norm(landmarks)))
         return to_landmarks, self.inverse(among_landmarks)
 
     def rows(self, x, grid, positions: list[int]):
         """Return how much of each token the tokens at ``positions`` take, (B, h, len(positions), N); for pictures."""
-        to_landmarks, inverse = self.factors(self.split(self.query(x)) * self.scale, grid)
+        to_landmarks, inverse = self.factors(self.query(x) * self.scale, grid)
         chosen = ops.stack([to_landmarks[:, :, position] for position in positions], 2)
         return ops.matmul(ops.matmul(chosen, inverse), to_landmarks.swapaxes(2, 3))
 
@@ -312,8 +314,13 @@ class Dropout(DropPath):
         """
         a, b, c, d = a.astype(ms.float32), b.astype(ms.float32), c.astype(ms.float32), d.astype(ms.float32)
         rows, columns = ops.ones_like(a), ops.ones_like(c)
-        first = self.product(ops.concat((a, b, rows), 1), ops.concat((columns, c, d))) % PRIME
-        return (self.product(ops.concat((b, rows), 1), ops.concat((columns, c))) + first * first) % PRIME
+        first = rest(self.product(ops.concat((a, b, rows), 1), ops.concat((columns, c, d))))
+        return rest(self.product(ops.concat((b, rows), 1), ops.concat((columns, c))) + first * first)
+
+
+def rest(x):
+    """Return x % PRIME of whole numbers below 2 ** 21, float32; the framework's operation keeps lists of positions."""
+    return x - ops.floor((x + 0.5) * (1 / PRIME)) * PRIME
 
 
 class SoftBlock(nn.Cell):

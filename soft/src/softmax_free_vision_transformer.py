@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.layers.cells import LayerNorm, Mlp, PlusTable, Softmax, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
+from common.layers.transposes import apart, swapped, together
 from common.layers.without_broadcasting import Dense
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
 
@@ -43,15 +44,14 @@ class Attention(nn.Cell):
         self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
-        length = x.shape[1]
-        shape = (-1, length, self.num_heads, self.head_dim)
+        lean = self.training and self.on_cpu
         keys, values = ops.chunk(self.kv(x), 2, -1)
-        keys, values = keys.reshape(shape).transpose(0, 2, 1, 3), values.reshape(shape).transpose(0, 2, 1, 3)
-        weights = self.weights(self.q(x).reshape(shape).transpose(0, 2, 1, 3), keys)
-        mixed = self.product(weights.astype(values.dtype), values).transpose(0, 2, 1, 3)
-        return self.proj(mixed.reshape(-1, length, self.num_heads * self.head_dim))
+        keys, values = apart(keys, self.num_heads, lean), apart(values, self.num_heads, lean)
+        weights = self.weights(apart(self.q(x), self.num_heads, lean), keys)
+        return self.proj(together(self.product(weights.astype(values.dtype), values), lean))
 
     def weights(self, queries, keys):
         """Return how much of each token (last axis) each token takes, (B, h, N, N)."""
@@ -194,6 +194,7 @@ class SOFT(nn.Cell):
         self.position1, self.position2, self.position3, self.position4 = positions
         self.block1, self.block2, self.block3, self.block4 = stages
         self.placed = PlusTable()
+        self.on_cpu = ms.get_context("device_target") == "CPU"
         self.cls_token = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls_token")
         self.norm = LayerNorm(dims[-1], NORM_EPS)
         self.head = Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
@@ -210,11 +211,12 @@ class SOFT(nn.Cell):
 
     def stage_outputs(self, images):
         """Return the tokens after each stage, (B, N, C); those of the last begin with the class token."""
+        lean = self.training and self.on_cpu
         first, grid = self.softmax_free(self.patch_embed1(images), self.position1, self.block1)
-        second, grid = self.softmax_free(self.patch_embed2(as_maps(first, grid)), self.position2, self.block2)
-        third, grid = self.softmax_free(self.patch_embed3(as_maps(second, grid)), self.position3, self.block3)
-        maps = self.patch_embed4(as_maps(third, grid))
-        tokens = as_tokens(maps)
+        second, grid = self.softmax_free(self.patch_embed2(as_maps(first, grid, lean)), self.position2, self.block2)
+        third, grid = self.softmax_free(self.patch_embed3(as_maps(second, grid, lean)), self.position3, self.block3)
+        maps = self.patch_embed4(as_maps(third, grid, lean))
+        tokens = as_tokens(maps, lean)
         class_tokens = ops.tile(self.cls_token, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
         fourth = self.placed(ops.concat((class_tokens, tokens), 1), self.position4(maps.shape[2:]))
         for block in self.block4:
@@ -224,20 +226,20 @@ class SOFT(nn.Cell):
     def softmax_free(self, maps, positions, blocks):
         """Run one of the first three stages and return its tokens and their map's height and width."""
         grid = maps.shape[2:]
-        tokens = self.placed(as_tokens(maps), positions(grid))
+        tokens = self.placed(as_tokens(maps, self.training and self.on_cpu), positions(grid))
         for block in blocks:
             tokens = block(tokens, grid)
         return tokens, grid
 
 
-def as_tokens(maps):
-    """(B, C, H, W) -> (B, H W, C)."""
-    return maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]).swapaxes(1, 2)
+def as_tokens(maps, lean):
+    """(B, C, H, W) -> (B, H W, C); ``lean``: see ``common.layers.transposes``."""
+    return swapped(maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]), lean)
 
 
-def as_maps(tokens, grid):
+def as_maps(tokens, grid, lean):
     """(B, H W, C) -> (B, C, H, W)."""
-    return tokens.swapaxes(1, 2).reshape(-1, tokens.shape[2], *grid)
+    return swapped(tokens, lean).reshape(-1, tokens.shape[2], *grid)
 
 
 def check_arguments(dims: Sequence[int], num_heads: Sequence[int], depths: Sequence[int], drop_rate: float) -> None:

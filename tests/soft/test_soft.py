@@ -139,7 +139,8 @@ class WeightedAttention(nn.Cell):
         self.weights = Tensor(UNIT[f"att_{kind}_g"].transpose(0, 2, 1, 3))
 
     def construct(self, queries, values):
-        out = self.attention.attend(queries * self.attention.scale, values, (4, 4))
+        out = self.attention.attend(queries.reshape(-1, 16, 16) * self.attention.scale, values.reshape(-1, 16, 16), (4, 4))
+        out = out.reshape(queries.shape)
         return (out * self.weights).sum(), out
 
 
@@ -255,7 +256,7 @@ def test_nothing_large_is_broadcast_by_a_training_on_a_cpu(tmp_path):
             return self.last(self.block(self.placed(x, self.positions((4, 4))), (4, 4)))
 
     tokens = Tensor(np.ones((3, 16, 16), np.float32))
-    assert not broadcasts(Gradient(Blocks()).set_train(), tokens, tmp_path, 100)
+    assert not broadcasts(Gradient(Blocks()).set_train(), tokens, tmp_path, 100, always=("FloorMod", "Transpose"))
 
 
 def test_norms_have_the_epsilons_of_their_stage():

@@ -109,7 +109,7 @@ def test_attention_maps_are_rows_of_the_kernel_as_a_whole(trained):
     network.block2[0].attn.register_forward_pre_hook(lambda cell, args: inputs.append(args))
     maps = attention_maps(network, image, [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
     attention = network.block2[0].attn
-    wide, inverse = attention.factors(attention.split(attention.query(inputs[0][0])) * attention.scale, inputs[0][1])
+    wide, inverse = attention.factors(attention.query(inputs[0][0]) * attention.scale, inputs[0][1])
     wide, inverse = wide.asnumpy()[0], inverse.asnumpy()[0]
     whole = (wide @ inverse @ wide.swapaxes(1, 2)).mean(0)
     assert [m.shape for m in maps] == [(3, 16, 16), (3, 8, 8), (3, 4, 4)]
