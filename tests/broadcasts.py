@@ -1,11 +1,12 @@
-"""The operations of a compiled graph that keep lists of positions on a CPU: operands of different shapes, transposes."""
+"""The operations of a compiled graph that keep lists of positions on a CPU."""
 import math
 import re
 from pathlib import Path
 
 import mindspore as ms
 
-OPERATION = re.compile(r"%\d+\(.*?\) = PrimFunc_(Add|Sub|Mul|Div|RealDiv|Maximum|Minimum|Pow|SelectV?2?|BroadcastTo|FloorMod|Transpose)\(")
+OPERATION = re.compile(r"%\d+\(.*?\) = PrimFunc_"
+                       r"(Add|Sub|Mul|Div|RealDiv|Maximum|Minimum|Pow|SelectV?2?|BroadcastTo|FloorMod|Transpose)\(")
 
 
 def shapes(text: str) -> list[tuple[int, ...]]:
@@ -13,7 +14,7 @@ def shapes(text: str) -> list[tuple[int, ...]]:
 
 
 def broadcasts(cell, batch, tmp_path: Path, least: int, always: tuple[str, ...] = ()) -> list[str]:
-    """Compile a cell, and name its broadcasts of at least so many numbers; scalars are none, but for operations in ``always``.
+    """Compile a cell, and name its broadcasts of at least so many numbers; single numbers are none, but in ``always``.
 
     The framework writes its graphs down where it is asked to: there is no other way to see the gradient's.
     """

@@ -139,8 +139,8 @@ class WeightedAttention(nn.Cell):
         self.weights = Tensor(UNIT[f"att_{kind}_g"].transpose(0, 2, 1, 3))
 
     def construct(self, queries, values):
-        out = self.attention.attend(queries.reshape(-1, 16, 16) * self.attention.scale, values.reshape(-1, 16, 16), (4, 4))
-        out = out.reshape(queries.shape)
+        queries, values = queries.reshape(-1, 16, 16), values.reshape(-1, 16, 16)
+        out = self.attention.attend(queries * self.attention.scale, values, (4, 4)).reshape(self.weights.shape)
         return (out * self.weights).sum(), out
 
 
