@@ -93,9 +93,9 @@ def _equal_parts_once(cell: nn.Cell) -> Iterator[None]:
     """Let equal parts of ``Blocks`` in ``cell`` be read and differentiated once inside the block.
 
     ``Blocks`` are those of ``common.layers.cells``. That is what the framework's ``lazy_inline`` with the policy
-    "front" asks for cells with equal arguments. Here parts are taken for equal that have the same place in two blocks, and so
-    inputs of the same shape, and the same contents but for the numbers of their parameters: where shapes differ, the
-    framework sometimes takes a graph with the sizes of the other one. The graphs are the same afterwards.
+    "front" asks for cells with equal arguments. Here parts are taken for equal that have the same place in two blocks,
+    and so inputs of the same shape, and the same contents but for the numbers of their parameters: where shapes differ,
+    the framework sometimes takes a graph with the sizes of the other one. The graphs are the same afterwards.
     """
     keys: dict[nn.Cell, str] = {}
 

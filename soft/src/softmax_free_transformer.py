@@ -314,11 +314,11 @@ class Dropout(DropPath):
         """
         a, b, c, d = a.astype(ms.float32), b.astype(ms.float32), c.astype(ms.float32), d.astype(ms.float32)
         rows, columns = ops.ones_like(a), ops.ones_like(c)
-        first = rest(self.product(ops.concat((a, b, rows), 1), ops.concat((columns, c, d))))
-        return rest(self.product(ops.concat((b, rows), 1), ops.concat((columns, c))) + first * first)
+        first = remainder(self.product(ops.concat((a, b, rows), 1), ops.concat((columns, c, d))))
+        return remainder(self.product(ops.concat((b, rows), 1), ops.concat((columns, c))) + first * first)
 
 
-def rest(x):
+def remainder(x):
     """Return x % PRIME of whole numbers below 2 ** 21, float32; the framework's operation keeps lists of positions."""
     return x - ops.floor((x + 0.5) * (1 / PRIME)) * PRIME
 
