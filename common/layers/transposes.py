@@ -32,7 +32,7 @@ def apart(x, heads: int, lean: bool):
         return x.expand_dims(1)
     if lean:
         return ops.concat(ops.split(x, width // heads, -1), 1).reshape(samples, heads, tokens, width // heads)
-    return x.reshape(samples, tokens, heads, width // heads).transpose(0, 2, 1, 3)
+    return x.reshape(-1, tokens, heads, width // heads).transpose(0, 2, 1, 3)
 
 
 def together(x, lean: bool):
@@ -42,4 +42,4 @@ def together(x, lean: bool):
         return x.reshape(samples, tokens, width)
     if lean:
         return ops.concat(ops.split(x, 1, 1), -1).reshape(samples, tokens, heads * width)
-    return x.transpose(0, 2, 1, 3).reshape(samples, tokens, heads * width)
+    return x.transpose(0, 2, 1, 3).reshape(-1, tokens, heads * width)

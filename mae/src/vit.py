@@ -16,6 +16,7 @@ from common.layers.cells import Blocks, Float32Cell, LayerNorm, Mlp, PatchEmbed,
 from common.layers.drop_path import DropPath
 from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
+from common.layers.transposes import apart, together
 
 NORM_EPS = 1e-6
 PROBE_MOMENTUM = 0.1  # share of a batch in the running statistics
@@ -49,17 +50,24 @@ class Attention(nn.Cell):
         self.compare = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.fused = False
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
-        _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        query, key, value = qkv[0], qkv[1], qkv[2]
+        lean = self.training and self.on_cpu
+        query, key, value = self.split(self.qkv(x), lean)
         if self.fused:
             mixed = fused_attention(query, key, value)
         else:
             weights = self.softmax(self.compare(query * self.head_dim ** -0.5, key)).astype(value.dtype)
             mixed = self.mix(weights, value)
-        return self.proj(mixed.transpose(0, 2, 1, 3).reshape(-1, tokens, dim))
+        return self.proj(together(mixed, lean))
+
+    def split(self, qkv, lean):
+        """(B, N, 3 D) -> query, key and value, (B, h, N, d) each; ``lean``: see ``common.layers.transposes``."""
+        if lean:
+            return ops.split(apart(qkv, 3 * self.num_heads, lean), self.num_heads, 1)
+        qkv = qkv.reshape(-1, qkv.shape[1], 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1], qkv[2]
 
 
 class Block(nn.Cell):

@@ -5,15 +5,17 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from broadcasts import broadcasts
 from entry import ROOT
 from golden import GRAPH_LATER, Golden, Module, check_classifier, full_size, load_strictly, phases_in
 from golden_rule import fill, noise
+from half_precision import Gradient
 from mindspore import ops
 
 from common.errors import UserError
 from common.layers.fused_attention import fuse_attention
 from mae.src.spec import SPEC
-from mae.src.vit import Attention
+from mae.src.vit import Attention, Block
 
 SMALL = {"image_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 4}
 SMALL_DECODER = {"decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 4}
@@ -54,8 +56,6 @@ def test_base_vit_reproduces_the_golden_numbers(mode, name, uninitialised):
 
 
 def test_block_reproduces_the_golden_numbers_at_both_scales(mode):
-    from mae.src.vit import Block
-
     Module("vit_block").check(Block(16, 4), SPEC.convert)
 
 
@@ -681,3 +681,9 @@ def test_the_fused_form_of_attention_is_the_plain_one(monkeypatch, mode):
     ms.load_param_into_net(fused, cell.parameters_dict())
     assert fuse_attention(fused) == 1
     np.testing.assert_allclose(fused(x).asnumpy(), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_large_is_transposed_by_a_training_on_a_cpu(tmp_path):
+    """2 x 9 tokens of 16 channels: 288 numbers, and three times as many of query, key and value."""
+    tokens = ms.Tensor(np.ones((2, 9, 16), np.float32))
+    assert not broadcasts(Gradient(Block(16, 2)).set_train(), tokens, tmp_path, 200, always=("Transpose",))
