@@ -21,6 +21,7 @@ MAX_SKIPPED_IN_A_ROW = 50  # a dynamic scale falls from 2**24 to 1 in 24 halving
 
 _scaled = ops.MultitypeFuncGraph("scaled")
 _square_sum = ops.MultitypeFuncGraph("square_sum")
+_square_sum_on_cpu = ops.MultitypeFuncGraph("square_sum_on_cpu")
 _added = ops.MultitypeFuncGraph("added")
 _cleared = ops.MultitypeFuncGraph("cleared")
 _averaged = ops.MultitypeFuncGraph("averaged")
@@ -34,6 +35,13 @@ def _scale_gradient(factor, gradient):
 @_square_sum.register("Tensor")
 def _sum_squares(gradient):
     return ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32)))
+
+
+@_square_sum_on_cpu.register("Tensor")
+def _sum_squares_on_cpu(gradient):
+    """By a product, which there takes a quarter of the time of a sum (2.10); elsewhere it may be of half precision."""
+    row = ops.cast(gradient, ms.float32).reshape(1, -1)
+    return ops.matmul(row, row.reshape(-1, 1)).reshape(())
 
 
 @_added.register("Tensor", "Tensor")
@@ -143,6 +151,7 @@ class TrainStep(nn.Cell):
         self.clip_norm = clip_norm
         self.rescales = dynamic_loss_scale or loss_scale != 1.0 or accumulation_steps > 1 or clip_norm is not None
         self.map = ops.HyperMap()
+        self.square_sum = _square_sum_on_cpu if ms.get_context("device_target") == "CPU" else _square_sum
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
         self.reducer = None
         self.all_finite = all_finite
@@ -176,6 +185,10 @@ class TrainStep(nn.Cell):
                 average.requires_grad = False
         self.set_train()
 
+    def before_fusing(self) -> None:
+        """Sum squares as elsewhere: those sums are fused, which is faster still."""
+        self.square_sum = _square_sum
+
     def scaled_loss(self, *inputs):
         return self.network_with_loss(*inputs) * self.loss_scale
 
@@ -208,7 +221,7 @@ class TrainStep(nn.Cell):
         if self.reducer is not None:
             gradients = self.reducer(gradients)
         factor = 1.0 / (self.loss_scale * self.accumulation_steps)
-        norm = ops.sqrt(ops.addn(self.map(_square_sum, gradients))) * factor
+        norm = ops.sqrt(ops.addn(self.map(self.square_sum, gradients))) * factor
         ops.assign(self.grad_norm, norm)
         finite = ops.isfinite(norm)
         if self.all_finite is not None:

@@ -96,6 +96,16 @@ def test_clipping_sees_the_unscaled_mean_gradient(mode):
     assert float(step.grad_norm.asnumpy()) == pytest.approx(norm(dw, db), rel=1e-5)
 
 
+def test_a_sum_of_squares_is_a_product_on_a_cpu_but_where_it_is_fused(mode):
+    by_product, fused = make_step(), make_step()
+    fused.before_fusing()
+    assert by_product.square_sum is not fused.square_sum
+    _, dw, db = gradient(*parameters(fused), *batch())
+    for step in (by_product, fused):
+        feed(step, *batch())
+        assert float(step.grad_norm.asnumpy()) == pytest.approx(norm(dw, db), rel=1e-5)
+
+
 def test_a_small_gradient_is_not_clipped(mode):
     step = make_step(clip_norm=100.0)
     w, b = parameters(step)
