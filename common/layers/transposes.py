@@ -39,7 +39,7 @@ def together(x, lean: bool):
     """(B, h, N, d) -> (B, N, h d): from heads to tokens."""
     samples, heads, tokens, width = x.shape
     if heads == 1:
-        return x.reshape(samples, tokens, width)
+        return x.reshape(-1, tokens, width)
     if lean:
         return ops.concat(ops.split(x, 1, 1), -1).reshape(samples, tokens, heads * width)
     return x.transpose(0, 2, 1, 3).reshape(-1, tokens, heads * width)

@@ -9,6 +9,7 @@ from mindspore import nn, ops
 from common.errors import UserError
 from common.layers.cells import Float32Cell
 from common.layers.initial_values import truncated_normal
+from common.layers.transposes import apart, swapped, together
 from common.layers.without_broadcasting import AddBias, Dense, shared
 
 SIDE = 7  # of a window or dilated group, in tokens
@@ -42,35 +43,46 @@ def smoothing(dim: int, act: type[nn.Cell]) -> nn.SequentialCell:
         conv(narrow, dim, 1), batch_norm(dim)])])
 
 
-def as_tokens(maps):
-    """(B, C, H, W) -> (B, H W, C)."""
-    return maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]).swapaxes(1, 2)
+def as_tokens(maps, lean: bool):
+    """(B, C, H, W) -> (B, H W, C); ``lean``, here and below: see ``common.layers.transposes``."""
+    return swapped(maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]), lean)
 
 
-def as_maps(tokens, grid):
+def as_maps(tokens, grid, lean: bool):
     """(B, H W, C) -> (B, C, H, W)."""
-    return tokens.swapaxes(1, 2).reshape(-1, tokens.shape[2], *grid)
+    return swapped(tokens, lean).reshape(-1, tokens.shape[2], *grid)
 
 
-def group(maps, dilated: bool):
+def group(maps, dilated: bool, lean: bool):
     """Cut maps into groups of 7 x 7 tokens: (B, C, H, W) -> (B H/7 W/7, 49, C).
 
     A group is a window of neighbours, or, dilated, every (H/7)-th row and every (W/7)-th column. Groups and the tokens
     in each are in row-major order.
     """
     rows, columns = maps.shape[2] // SIDE, maps.shape[3] // SIDE
-    if dilated:
+    if lean and dilated:
+        bands = apart(as_tokens(maps, lean).reshape(-1, SIDE, rows * SIDE * columns * maps.shape[1]), rows, lean)
+        groups = apart(bands.reshape(-1, SIDE * SIDE, columns * maps.shape[1]), columns, lean)
+    elif lean:
+        groups = apart(as_tokens(maps, lean).reshape(-1, SIDE, columns * SIDE * maps.shape[1]), columns, lean)
+    elif dilated:
         groups = maps.reshape(-1, maps.shape[1], SIDE, rows, SIDE, columns).transpose(0, 3, 5, 2, 4, 1)
     else:
         groups = maps.reshape(-1, maps.shape[1], rows, SIDE, columns, SIDE).transpose(0, 2, 4, 3, 5, 1)
     return groups.reshape(-1, SIDE * SIDE, maps.shape[1])
 
 
-def ungroup(groups, grid, dilated: bool):
+def ungroup(groups, grid, dilated: bool, lean: bool):
     """Put tokens back to where ``group`` took them from: (B H/7 W/7, 49, C) -> (B, H W, C)."""
     rows, columns = grid[0] // SIDE, grid[1] // SIDE
-    tokens = groups.reshape(-1, rows, columns, SIDE, SIDE, groups.shape[2])
-    tokens = tokens.transpose(0, 3, 1, 4, 2, 5) if dilated else tokens.transpose(0, 1, 3, 2, 4, 5)
+    if lean and dilated:
+        bands = together(groups.reshape(-1, columns, SIDE * SIDE, groups.shape[2]), lean)
+        tokens = together(bands.reshape(-1, rows, SIDE, SIDE * columns * groups.shape[2]), lean)
+    elif lean:
+        tokens = together(groups.reshape(-1, columns, SIDE, SIDE * groups.shape[2]), lean)
+    else:
+        tokens = groups.reshape(-1, rows, columns, SIDE, SIDE, groups.shape[2])
+        tokens = tokens.transpose(0, 3, 1, 4, 2, 5) if dilated else tokens.transpose(0, 1, 3, 2, 4, 5)
     return tokens.reshape(-1, grid[0] * grid[1], groups.shape[2])
 
 
@@ -129,23 +141,22 @@ class Heads(nn.Cell):
         self.softmax = Softmax()
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
-        on_cpu = ms.get_context("device_target") == "CPU"
-        self.by_shares = shared(AddBias) + shared(MixByShares) if on_cpu else None
+        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.by_shares = shared(AddBias) + shared(MixByShares) if self.on_cpu else None
 
     def construct(self, queries, keys, values, bias=None):
-        scores = self.products(self.split(queries * self.head_dim ** -0.5), self.split(keys))
-        if self.training and self.by_shares is not None and scores.dtype == ms.float32:
+        lean = self.training and self.on_cpu
+        values = apart(values, self.num_heads, lean)
+        scores = self.products(apart(queries * self.head_dim ** -0.5, self.num_heads, lean),
+                               apart(keys, self.num_heads, lean))
+        if lean and scores.dtype == ms.float32:
             add_bias, mix = self.by_shares
             scores = scores if bias is None else add_bias(scores, bias)
             shares = ops.softmax(ops.stop_gradient(scores), -1)
-            mixed = mix(scores, shares, self.split(values))
+            mixed = mix(scores, shares, values)
         else:
-            mixed = self.product(self.softmax(scores, bias).astype(values.dtype), self.split(values))
-        return mixed.transpose(0, 2, 1, 3).reshape(-1, queries.shape[1], queries.shape[2])
-
-    def split(self, x):
-        """(B, N, C) -> (B, h, N, C / h)."""
-        return x.reshape(-1, x.shape[1], self.num_heads, self.head_dim).transpose(0, 2, 1, 3)
+            mixed = self.product(self.softmax(scores, bias).astype(values.dtype), values)
+        return together(mixed, lean)
 
 
 def check_stages(dims: Sequence[int], drop_rate: float, **per_stage: Sequence) -> None:

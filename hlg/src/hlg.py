@@ -151,14 +151,16 @@ class LocalGlobalBlock(Block):
         self.act = TanhGELU()
         self.norm0 = LayerNorm(dim, norm_eps)
         self.drop_path0 = DropPath(drop_path_rate)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
-        maps = as_maps(x, self.grid)
-        groups = group(self.act(maps + self.spatial_smooth(maps)), self.dilated)
+        lean = self.training and self.on_cpu
+        maps = as_maps(x, self.grid, lean)
+        groups = group(self.act(maps + self.spatial_smooth(maps)), self.dilated, lean)
         y = self.norm0(groups)
         groups = groups + self.drop_path0(self.attn(y, y))
         means = groups.mean(1).reshape(-1, self.num_groups, x.shape[2])
-        x = ungroup(groups, self.grid, self.dilated)
+        x = ungroup(groups, self.grid, self.dilated, lean)
         x = x + self.drop_path1(self.attn(self.norm1(x), means))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
@@ -219,7 +221,8 @@ class ZooHLG(nn.Cell):
         self.grids = tuple(grid for grid, _ in stages)
         self.pos_embeds = ParameterTuple(tables)
         self.cls = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls")
-        self.add_table = shared(AddBias) if ms.get_context("device_target") == "CPU" else None
+        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.add_table = shared(AddBias) if self.on_cpu else None
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)
         initialise(self, zoo_initial_value)
@@ -236,13 +239,14 @@ class ZooHLG(nn.Cell):
         if images.shape[1:] != (self.in_channels, *self.image_size):
             raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built "
                              f"for {(self.in_channels, *self.image_size)}")
+        lean = self.training and self.on_cpu
         maps, found = images, ()
         for stage in range(len(self.blocks)):
-            tokens = as_tokens(self.patch_embeds[stage](maps))
+            tokens = as_tokens(self.patch_embeds[stage](maps), lean)
             if stage == len(self.blocks) - 1:
                 cls = ops.tile(self.cls, (tokens.shape[0], 1, 1)).astype(tokens.dtype)
                 tokens = ops.concat((cls, tokens), 1)
-            if self.training and self.add_table is not None and tokens.dtype == ms.float32:
+            if lean and tokens.dtype == ms.float32:
                 tokens = self.add_table[0](tokens, self.pos_embeds[stage])
             else:
                 tokens = tokens + self.pos_embeds[stage]
@@ -250,7 +254,7 @@ class ZooHLG(nn.Cell):
                 tokens = block(tokens)
             found = found + (tokens,)
             if stage < len(self.blocks) - 1:
-                maps = as_maps(tokens, self.grids[stage])
+                maps = as_maps(tokens, self.grids[stage], lean)
         return found
 
 

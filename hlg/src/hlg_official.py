@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.layers.cells import GELU, Float32Cell, LayerNorm, pair
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise
+from common.layers.transposes import swapped
 from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, fan_in_of_biases,
                            group, initial_value, smoothing, ungroup)
 
@@ -50,13 +51,15 @@ class PositionBias(Float32Cell):
         self.pos1 = self.layer(width, width)
         self.pos2 = self.layer(width, width)
         self.pos3 = self.layer(width, num_heads)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def layer(self, width: int, next_width: int) -> nn.SequentialCell:
         return nn.SequentialCell([LayerNorm(width, BIAS_NORM_EPS), nn.ReLU(), dense(width, next_width)])
 
     def construct(self):
         table = self.pos3(self.pos2(self.pos1(self.pos_proj(self.distances))))
-        return ops.gather(table, self.index, 0).swapaxes(0, 1).reshape(self.num_heads, *self.size)
+        biases = ops.gather(table, self.index, 0).expand_dims(0)
+        return swapped(biases, self.training and self.on_cpu).reshape(self.num_heads, *self.size)
 
 
 @functools.cache
@@ -174,12 +177,14 @@ class Block(nn.Cell):
         self.global_attn = Projected(dim, num_heads)
         self.norm1 = LayerNorm(dim, norm_eps)
         self.drop_path2 = DropPath(drop_path_rate)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
-        maps = as_maps(x, self.in_grid)
+        lean = self.training and self.on_cpu
+        maps = as_maps(x, self.in_grid, lean)
         if self.first:
-            x = as_tokens(self.down_proj(maps))
-        return self.attend(x + self.drop_path1(self.norm2(as_tokens(self.mlp(maps)))))
+            x = as_tokens(self.down_proj(maps), lean)
+        return self.attend(x + self.drop_path1(self.norm2(as_tokens(self.mlp(maps), lean))))
 
     def attend(self, x):
         """The second half of the block, (B, N, C) -> (B, N, C)."""
@@ -214,23 +219,26 @@ class LocalGlobalBlock(Block):
 
     def attend(self, x):
         """Queries are also the keys within a group; the values' weights serve both attentions."""
-        maps = as_maps(x, self.grid)
-        groups = group(self.act(maps + self.spatial_smooth(maps)), self.dilated)
+        lean = self.training and self.on_cpu
+        maps = as_maps(x, self.grid, lean)
+        groups = group(self.act(maps + self.spatial_smooth(maps)), self.dilated, lean)
         normed = self.norm0(groups)
         queries = self.q(normed)
         mixed = self.local_attn(queries, queries, self.v(normed), self.pos_local())
         groups = groups + mixed
         context = self.h0_norm(self.pooled(groups).reshape(-1, self.num_groups, x.shape[2]))
         x, queries, mixed = self.back(groups), self.back(queries), self.back(mixed)
-        queries = queries + as_tokens(self.aux_q(as_maps(self.norm1(mixed), self.grid)))
+        queries = queries + as_tokens(self.aux_q(as_maps(self.norm1(mixed), self.grid, lean)), lean)
         return x + self.drop_path2(self.global_attn(queries, self.k(context), self.v(context), self.pos_global()))
 
     def pooled(self, groups):
         """(B n, 49, C) -> (B n, C) or (B n, C, 1, 1)."""
-        return self.h0_conv(as_maps(groups, (SIDE, SIDE))) if self.pool == "dwconv" else groups.mean(1)
+        if self.pool == "avgpool":
+            return groups.mean(1)
+        return self.h0_conv(as_maps(groups, (SIDE, SIDE), self.training and self.on_cpu))
 
     def back(self, groups):
-        return ungroup(groups, self.grid, self.dilated)
+        return ungroup(groups, self.grid, self.dilated, self.training and self.on_cpu)
 
 
 class OfficialHLG(nn.Cell):
@@ -294,6 +302,7 @@ class OfficialHLG(nn.Cell):
             setattr(self, f"block{stage}", nn.CellList(cells))
             blocks.append(tuple(cells))
         self.blocks = tuple(blocks)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)
         fan_in = fan_in_of_biases(self)
@@ -311,7 +320,7 @@ class OfficialHLG(nn.Cell):
         if images.shape[1:] != (self.in_channels, *self.image_size):
             raise ValueError(f"images of {images.shape[1:]} (channels, height, width) were given to a network built "
                              f"for {(self.in_channels, *self.image_size)}")
-        tokens, found = as_tokens(self.s0_conv(images)), ()
+        tokens, found = as_tokens(self.s0_conv(images), self.training and self.on_cpu), ()
         for blocks in self.blocks:
             for block in blocks:
                 tokens = block(tokens)
