@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.layers.cells import LayerNorm, Mlp
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
+from common.layers.transposes import swapped
 
 NORM_EPS = 1e-5  # of every LayerNorm and BatchNorm
 
@@ -113,10 +114,12 @@ class ConvMLPBlock(nn.Cell):
         self.norm2 = LayerNorm(dim, NORM_EPS)
         self.channel_mlp2 = Mlp(dim, hidden_dim)
         self.drop_path2 = DropPath(drop_path_rate)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
+        lean = self.training and self.on_cpu
         x = x + self.drop_path1(self.channel_mlp1(self.norm1(x)))
-        x = channels_last(self.connect(channels_first(self.connect_norm(x))))
+        x = channels_last(self.connect(channels_first(self.connect_norm(x), lean)), lean)
         return x + self.drop_path2(self.channel_mlp2(self.norm2(x)))
 
 
@@ -129,9 +132,11 @@ class Downsample(nn.Cell):
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.downsample = Conv(in_dim, out_dim, 3, stride=2, has_bias=True)
+        self.on_cpu = ms.get_context("device_target") == "CPU"
 
     def construct(self, x):
-        return channels_last(self.downsample(channels_first(x)))
+        lean = self.training and self.on_cpu
+        return channels_last(self.downsample(channels_first(x, lean)), lean)
 
 
 class ConvMLPStage(nn.Cell):
@@ -191,6 +196,7 @@ class ConvMLP(nn.Cell):
         self.stages = nn.SequentialCell([
             ConvMLPStage(dim, next_dim, depth, ratio, drop_path_rate)
             for dim, next_dim, depth, ratio in zip(dims, (*dims[1:], None), depths, ratios)])
+        self.on_cpu = ms.get_context("device_target") == "CPU"
         self.norm = LayerNorm(dims[-1], NORM_EPS)
         self.head = nn.Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
         fan_in = {p.name.replace(".weight", ".bias"): math.prod(p.shape[1:]) for p in self.get_parameters()
@@ -202,7 +208,7 @@ class ConvMLP(nn.Cell):
 
     def features(self, images):
         """Return what the head reads: the mean of the normalised map, (B, D)."""
-        x = channels_last(self.conv_stages(self.tokenizer(images)))
+        x = channels_last(self.conv_stages(self.tokenizer(images)), self.training and self.on_cpu)
         return self.norm(self.stages(x)).mean((1, 2))
 
     def stage_outputs(self, images):
@@ -229,13 +235,19 @@ def framed(maps):
     return ops.concat((column, maps, column), 3)
 
 
-def channels_last(x):
-    """(B, C, H, W) -> (B, H, W, C)."""
+def channels_last(x, lean: bool = False):
+    """(B, C, H, W) -> (B, H, W, C); ``lean``: see ``common.layers.transposes``."""
+    if lean:
+        _, channels, height, width = x.shape
+        return swapped(x.reshape(-1, channels, height * width), lean).reshape(-1, height, width, channels)
     return x.transpose(0, 2, 3, 1)
 
 
-def channels_first(x):
-    """(B, H, W, C) -> (B, C, H, W)."""
+def channels_first(x, lean: bool = False):
+    """(B, H, W, C) -> (B, C, H, W); ``lean``: likewise."""
+    if lean:
+        _, height, width, channels = x.shape
+        return swapped(x.reshape(-1, height * width, channels), lean).reshape(-1, channels, height, width)
     return x.transpose(0, 3, 1, 2)
 
 

@@ -6,14 +6,16 @@ import re
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import nn
+from broadcasts import broadcasts
 from entry import ROOT
 from golden import GRAPH_LATER, Golden, Module, check_classifier, full_size, phases_in
+from half_precision import Gradient
+from mindspore import nn
 
 from common.config.load import from_file, from_mapping, load_config
 from common.errors import UserError
 from common.lr import schedule
-from convmlp.src.convmlp import framed
+from convmlp.src.convmlp import ConvMLPStage, framed
 from convmlp.src.spec import SPEC
 from convmlp.src.weights import architecture
 
@@ -388,3 +390,10 @@ def test_log_lines_are_the_seeds():
     lines = style.evaluation.format(top1=0.9806, top5=0.9999, loss=0.07, seen=10000, total_time=61, step_time=1)
     assert lines.splitlines()[0] == "accuracy:{'acc':0.9806}"
     assert "top-1 98.06%" in lines and "top-5 99.99%" in lines
+
+
+def test_nothing_large_is_transposed_by_a_training_on_a_cpu(tmp_path):
+    """2 maps of 6 x 6 pixels with 8 channels have 576 numbers, those of half the size with 16 channels 288."""
+    stage = ConvMLPStage(8, 16, 1, 2.0, 0.1)
+    maps = ms.Tensor(np.ones((2, 6, 6, 8), np.float32))
+    assert not broadcasts(Gradient(stage).set_train(), maps, tmp_path, 200, always=("Transpose",))
