@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.without_broadcasting import AddBias, shared
+from common.layers.cpu_training import AddBias, RowNorm, RowSoftmax, WithSlope, on_cpu, shared
 
 
 class Float32Cell(nn.Cell):
@@ -17,22 +17,6 @@ class Float32Cell(nn.Cell):
     (``.astype(x.dtype)``) where it needs half precision again, as both factors of a matrix product must have one type.
     ``construct`` must not ask for the type of its inputs: in PyNative mode it still sees the type that they came with.
     """
-
-
-class WithSlope(nn.Cell):
-    """Hands on a value, and takes a slope for its derivative.
-
-    So that of an activation the slope is all that is kept for the backward pass, not every step of its computation, of
-    which the framework, starting every operation as soon as it can, also computes parts of the gradient far too early.
-
-    Inputs: x, value and slope, of one shape; value and slope are taken for constants.   Output: value.
-    """
-
-    def construct(self, x, value, slope):
-        return value
-
-    def bprop(self, x, value, slope, out, dout):
-        return dout * slope, ops.zeros_like(value), ops.zeros_like(slope)
 
 
 class GELU(nn.Cell):
@@ -45,7 +29,7 @@ class GELU(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.with_slope = shared(WithSlope) if ms.get_context("device_target") == "CPU" else None
+        self.with_slope = shared(WithSlope) if on_cpu() else None
 
     def construct(self, x):
         if not self.training or self.with_slope is None:
@@ -79,54 +63,6 @@ class TanhGELU(GELU):
         return self.with_slope[0](x, value, share + value * (1.0 - share) * steepness)
 
 
-class RowNorm(nn.Cell):
-    """LayerNorm by way of BatchNorm, for training on a CPU: rows are its channels.
-
-    The framework's LayerNorm runs on one core there, and its gradient takes five times as long as itself (2.10).
-
-    Inputs: x (..., dim), gamma and beta (dim,), float32.   Output: that of a LayerNorm.
-    """
-
-    def __init__(self, dim: int, epsilon: float):
-        super().__init__()
-        self.dim = dim
-        self.norm = ops.BatchNorm(is_training=True, epsilon=epsilon, momentum=0.0)  # leaves its statistics alone
-        self.affine = shared(Affine)
-
-    def construct(self, x, gamma, beta):
-        rows = x.reshape(1, -1, self.dim, 1)
-        one, zero = ops.ones(rows.shape[1], ms.float32), ops.zeros(rows.shape[1], ms.float32)
-        return self.affine[0](self.norm(rows, one, zero, zero, one)[0].reshape(x.shape), gamma, beta)
-
-
-class Affine(nn.Cell):
-    """x * gamma + beta, without the framework's broadcasting and without its sums over rows.
-
-    On a CPU operations that broadcast keep lists of indices for ever, and sums over rows are slow (2.10, figures in
-    scripts/SPEED.md); matrix products do both.
-
-    Inputs: x (..., dim), gamma and beta (dim,), float32.   Output: like x.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.product = ops.MatMul()
-
-    def construct(self, x, gamma, beta):
-        return ops.bias_add(self.scaled(x, gamma), beta).reshape(x.shape)
-
-    def bprop(self, x, gamma, beta, out, dout):
-        rows = dout.reshape(-1, dout.shape[-1])
-        one = ops.ones((1, rows.shape[0]), ms.float32)
-        for_gamma = self.product(one, rows * x.reshape(rows.shape)).reshape(gamma.shape)
-        return self.scaled(dout, gamma).reshape(x.shape), for_gamma, self.product(one, rows).reshape(beta.shape)
-
-    def scaled(self, x, gamma):
-        rows = x.reshape(-1, x.shape[-1])
-        gamma = ops.depend(gamma.reshape(1, -1), rows)  # not at the beginning of the step, to be kept until now
-        return rows * self.product(ops.ones((rows.shape[0], 1), ms.float32), gamma)
-
-
 class LayerNorm(nn.LayerNorm):
     """Normalises the last axis in float32, whatever the type of the input.
 
@@ -146,9 +82,8 @@ class LayerNorm(nn.LayerNorm):
         self.in_parts = False
         self.sum = ops.ReduceSum(keep_dims=True)
         self.share = 1.0 / dim
-        on_cpu = ms.get_context("device_target") == "CPU"
         of_several = dim > 1  # of one number BatchNorm makes NaN
-        self.by_rows = shared(RowNorm, dim, epsilon) if on_cpu and of_several else None
+        self.by_rows = shared(RowNorm, dim, epsilon) if on_cpu() and of_several else None
 
     def construct(self, x):
         if self.in_parts and self.training:
@@ -177,8 +112,7 @@ class Softmax(nn.Softmax):
 
     def __init__(self):
         super().__init__(-1)
-        on_cpu = ms.get_context("device_target") == "CPU"
-        self.by_rows = shared(RowSoftmax) if on_cpu else None
+        self.by_rows = shared(RowSoftmax) if on_cpu() else None
 
     def construct(self, x):
         return self.by_rows[0](x) if self.training and self.by_rows is not None else super().construct(x)
@@ -186,25 +120,6 @@ class Softmax(nn.Softmax):
     def before_fusing(self) -> None:
         """Have the framework's gradient, which is fused."""
         self.by_rows = None
-
-
-class RowSoftmax(nn.Cell):
-    """Softmax with a gradient for a CPU: the sums over rows are matrix products, and rows the channels of a bias.
-
-    Inputs: x (..., length).   Output: the same shape.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.product, self.plus = ops.MatMul(), ops.BiasAdd()  # in a bprop ops.bias_add does not compile (2.10)
-
-    def construct(self, x):
-        return ops.softmax(x, -1)
-
-    def bprop(self, x, out, dout):
-        length = out.shape[-1]
-        sums = self.product((out * dout).reshape(-1, length), ops.ones((length, 1), out.dtype))
-        return (out * self.plus(dout.reshape(1, -1, length), -sums.reshape(-1)).reshape(out.shape),)
 
 
 class PlusTable(Float32Cell):
@@ -215,7 +130,7 @@ class PlusTable(Float32Cell):
 
     def __init__(self):
         super().__init__()
-        self.add_bias = shared(AddBias) if ms.get_context("device_target") == "CPU" else None
+        self.add_bias = shared(AddBias) if on_cpu() else None
 
     def construct(self, x, table):
         return self.add_bias[0](x, table) if self.training and self.add_bias is not None else x + table
@@ -232,6 +147,27 @@ class Blocks(nn.SequentialCell):
     """
 
     one_shape = True  # common.context.compiling looks for it
+
+
+class Dense(nn.Dense):
+    """The framework's linear layer, whose bias in a training on a CPU is ``AddBias``.
+
+    Args and inputs: see ``nn.Dense``; without an activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **more):
+        super().__init__(in_channels, out_channels, **more)
+        self.add_bias = shared(AddBias) if on_cpu() and self.has_bias else None
+
+    def construct(self, x):
+        if not self.training or self.add_bias is None:
+            return super().construct(x)
+        rows = self.matmul(x.reshape(-1, x.shape[-1]), self.weight)
+        if rows.dtype == ms.float32:
+            rows = self.add_bias[0](rows, self.bias)
+        else:
+            rows = self.bias_add(rows, self.bias)  # the function would not get the bias in the type of the rows
+        return rows.reshape(x.shape[:-1] + (self.out_channels,))
 
 
 class Mlp(nn.Cell):

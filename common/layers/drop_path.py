@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.without_broadcasting import ScaleSamples, shared
+from common.layers.cpu_training import ScaleSamples, on_cpu, shared
 
 DRAWS = 2 ** 16  # see DropPath
 RANDOM_STATE = "random_state"
@@ -43,7 +43,7 @@ class DropPath(nn.Cell):
             self.parts, self.modulo, self.divided = ops.Unstack(), ops.FloorMod(), ops.FloorDiv()
             self.add, self.less, self.gather, self.slice = ops.Add(), ops.Less(), ops.Gather(), ops.Slice()
             self.random_state = Parameter(Tensor([0, 0], ms.int32), name=RANDOM_STATE, requires_grad=False)
-            self.scale_samples = shared(ScaleSamples) if ms.get_context("device_target") == "CPU" else None
+            self.scale_samples = shared(ScaleSamples) if on_cpu() else None
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:

@@ -13,9 +13,9 @@ from mindspore import nn, ops
 
 from common.errors import UserError
 from common.layers.cells import LayerNorm, Mlp
+from common.layers.cpu_training import on_cpu, swapped
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
-from common.layers.transposes import swapped
 
 NORM_EPS = 1e-5  # of every LayerNorm and BatchNorm
 
@@ -114,7 +114,7 @@ class ConvMLPBlock(nn.Cell):
         self.norm2 = LayerNorm(dim, NORM_EPS)
         self.channel_mlp2 = Mlp(dim, hidden_dim)
         self.drop_path2 = DropPath(drop_path_rate)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -132,7 +132,7 @@ class Downsample(nn.Cell):
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.downsample = Conv(in_dim, out_dim, 3, stride=2, has_bias=True)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -196,7 +196,7 @@ class ConvMLP(nn.Cell):
         self.stages = nn.SequentialCell([
             ConvMLPStage(dim, next_dim, depth, ratio, drop_path_rate)
             for dim, next_dim, depth, ratio in zip(dims, (*dims[1:], None), depths, ratios)])
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
         self.norm = LayerNorm(dims[-1], NORM_EPS)
         self.head = nn.Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
         fan_in = {p.name.replace(".weight", ".bias"): math.prod(p.shape[1:]) for p in self.get_parameters()
@@ -236,7 +236,7 @@ def framed(maps):
 
 
 def channels_last(x, lean: bool = False):
-    """(B, C, H, W) -> (B, H, W, C); ``lean``: see ``common.layers.transposes``."""
+    """(B, C, H, W) -> (B, H, W, C); ``lean``: see ``common.layers.cpu_training``."""
     if lean:
         _, channels, height, width = x.shape
         return swapped(x.reshape(-1, channels, height * width), lean).reshape(-1, height, width, channels)

@@ -7,10 +7,9 @@ import numpy as np
 from mindspore import nn, ops
 
 from common.errors import UserError
-from common.layers.cells import Float32Cell
+from common.layers.cells import Dense, Float32Cell
+from common.layers.cpu_training import AddBias, apart, on_cpu, shared, swapped, together
 from common.layers.initial_values import truncated_normal
-from common.layers.transposes import apart, swapped, together
-from common.layers.without_broadcasting import AddBias, Dense, shared
 
 SIDE = 7  # of a window or dilated group, in tokens
 
@@ -44,7 +43,7 @@ def smoothing(dim: int, act: type[nn.Cell]) -> nn.SequentialCell:
 
 
 def as_tokens(maps, lean: bool):
-    """(B, C, H, W) -> (B, H W, C); ``lean``, here and below: see ``common.layers.transposes``."""
+    """(B, C, H, W) -> (B, H W, C); ``lean``, here and below: see ``common.layers.cpu_training``."""
     return swapped(maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]), lean)
 
 
@@ -141,7 +140,7 @@ class Heads(nn.Cell):
         self.softmax = Softmax()
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
         self.by_shares = shared(AddBias) + shared(MixByShares) if self.on_cpu else None
 
     def construct(self, queries, keys, values, bias=None):

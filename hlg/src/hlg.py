@@ -14,9 +14,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from common.errors import UserError
 from common.layers.cells import LayerNorm, TanhGELU, pair
+from common.layers.cpu_training import AddBias, on_cpu, shared
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise
-from common.layers.without_broadcasting import AddBias, shared
 from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, group, initial_value,
                            smoothing, ungroup)
 
@@ -151,7 +151,7 @@ class LocalGlobalBlock(Block):
         self.act = TanhGELU()
         self.norm0 = LayerNorm(dim, norm_eps)
         self.drop_path0 = DropPath(drop_path_rate)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -221,7 +221,7 @@ class ZooHLG(nn.Cell):
         self.grids = tuple(grid for grid, _ in stages)
         self.pos_embeds = ParameterTuple(tables)
         self.cls = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls")
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
         self.add_table = shared(AddBias) if self.on_cpu else None
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)

@@ -19,9 +19,9 @@ from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
 from common.layers.cells import GELU, Float32Cell, LayerNorm, pair
+from common.layers.cpu_training import on_cpu, swapped
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise
-from common.layers.transposes import swapped
 from hlg.src.cells import (SIDE, Heads, as_maps, as_tokens, batch_norm, check_stages, conv, dense, fan_in_of_biases,
                            group, initial_value, smoothing, ungroup)
 
@@ -51,7 +51,7 @@ class PositionBias(Float32Cell):
         self.pos1 = self.layer(width, width)
         self.pos2 = self.layer(width, width)
         self.pos3 = self.layer(width, num_heads)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def layer(self, width: int, next_width: int) -> nn.SequentialCell:
         return nn.SequentialCell([LayerNorm(width, BIAS_NORM_EPS), nn.ReLU(), dense(width, next_width)])
@@ -177,7 +177,7 @@ class Block(nn.Cell):
         self.global_attn = Projected(dim, num_heads)
         self.norm1 = LayerNorm(dim, norm_eps)
         self.drop_path2 = DropPath(drop_path_rate)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -302,7 +302,7 @@ class OfficialHLG(nn.Cell):
             setattr(self, f"block{stage}", nn.CellList(cells))
             blocks.append(tuple(cells))
         self.blocks = tuple(blocks)
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = dense(dims[-1], num_classes)
         fan_in = fan_in_of_biases(self)

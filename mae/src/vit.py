@@ -13,10 +13,10 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
 from common.layers.cells import Blocks, Float32Cell, LayerNorm, Mlp, PatchEmbed, PlusTable, Softmax
+from common.layers.cpu_training import apart, on_cpu, together
 from common.layers.drop_path import DropPath
 from common.layers.fused_attention import fused_attention
 from common.layers.initial_values import initialise, truncated_normal
-from common.layers.transposes import apart, together
 
 NORM_EPS = 1e-6
 PROBE_MOMENTUM = 0.1  # share of a batch in the running statistics
@@ -50,7 +50,7 @@ class Attention(nn.Cell):
         self.compare = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.fused = False
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -63,7 +63,7 @@ class Attention(nn.Cell):
         return self.proj(together(mixed, lean))
 
     def split(self, qkv, lean):
-        """(B, N, 3 D) -> query, key and value, (B, h, N, d) each; ``lean``: see ``common.layers.transposes``."""
+        """(B, N, 3 D) -> query, key and value, (B, h, N, d) each; ``lean``: see ``common.layers.cpu_training``."""
         if lean:
             return ops.split(apart(qkv, 3 * self.num_heads, lean), self.num_heads, 1)
         qkv = qkv.reshape(-1, qkv.shape[1], 3, self.num_heads, self.head_dim).transpose(2, 0, 3, 1, 4)

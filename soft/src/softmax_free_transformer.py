@@ -10,10 +10,9 @@ stand between them (Nystroem's method), so that time and memory grow linearly wi
 import mindspore as ms
 from mindspore import nn, ops
 
-from common.layers.cells import GELU, Float32Cell, LayerNorm, TanhGELU
+from common.layers.cells import GELU, Dense, Float32Cell, LayerNorm, TanhGELU
+from common.layers.cpu_training import apart, on_cpu, swapped, together
 from common.layers.drop_path import DropPath
-from common.layers.transposes import apart, swapped, together
-from common.layers.without_broadcasting import Dense
 
 NORM_EPS = 1e-5           # of every LayerNorm in the softmax-free stages
 RIDGE = 0.01              # added to the diagonal of the landmark kernel before it is inverted
@@ -37,7 +36,7 @@ class Newton(Float32Cell):
         super().__init__()
         self.iterations = iterations
         self.product = ops.BatchMatMul()
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def identity(self, matrix):
         """Return the identity for a matrix like this one: (B, h, M, M), or (M, M) where that broadcasts well."""
@@ -114,7 +113,7 @@ class NormalisedInverse(Newton):
 class GaussianKernels(Float32Cell):
     """exp(-|a - b|^2 / 2) between queries and landmarks, and among the landmarks.
 
-    In a training on a CPU the half squares are two more columns of the product, see ``common.layers.cells.Affine``.
+    In a training on a CPU the half squares are two more columns of the product, see ``common.layers.cpu_training``.
 
     Inputs: queries (B, h, N, d) and landmarks (B, h, M, d), of any float type.
     Outputs: (B, h, N, M) and (B, h, M, M), float32.
@@ -124,7 +123,7 @@ class GaussianKernels(Float32Cell):
         super().__init__()
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.MatMul()
-        self.in_products = ms.get_context("device_target") == "CPU"
+        self.in_products = on_cpu()
 
     def construct(self, queries, landmarks):
         if self.training and self.in_products:
@@ -186,7 +185,7 @@ class LocalConv(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, pad_mode="pad", padding=kernel_size // 2, group=channels,
                          weight_init="zeros")
         self.side = kernel_size
-        self.along_columns = kernel_size > 3 and ms.get_context("device_target") == "CPU"
+        self.along_columns = kernel_size > 3 and on_cpu()
 
     def construct(self, maps):
         samples, channels, height, width = maps.shape
@@ -236,7 +235,7 @@ class SoftmaxFreeAttention(nn.Cell):
         self.mixture = Mixture()
         self.local = LocalConv(num_heads, kernel_size)
         self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x, grid):
         return self.proj(self.attend(self.query(x) * self.scale, self.value(x), grid))
@@ -284,7 +283,7 @@ class Dropout(DropPath):
     def __init__(self, rate: float = 0.0):
         super().__init__(rate)
         self.kept = max(1, round((1 - self.rate) * PRIME))  # of the values 0 to PRIME - 1
-        self.product = ops.MatMul() if ms.get_context("device_target") == "CPU" else None
+        self.product = ops.MatMul() if on_cpu() else None
 
     def construct(self, x):
         if self.rate == 0.0 or not self.training:
@@ -308,7 +307,7 @@ class Dropout(DropPath):
         return first, (b + first * first + c) % PRIME
 
     def mixed_by_products(self, a, b, c, d):
-        """Return the second number of ``mix`` for columns a, b and rows c, d; see ``common.layers.cells.Affine``.
+        """Return the second number of ``mix`` for columns a, b and rows c, d; see ``common.layers.cpu_training``.
 
         All sums are whole numbers below 2 ** 24, which float32 holds exactly.
         """

@@ -10,11 +10,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from common.errors import UserError
-from common.layers.cells import LayerNorm, Mlp, PlusTable, Softmax, pair
+from common.layers.cells import Dense, LayerNorm, Mlp, PlusTable, Softmax, pair
+from common.layers.cpu_training import apart, on_cpu, swapped, together
 from common.layers.drop_path import DropPath
 from common.layers.initial_values import initialise, truncated_normal
-from common.layers.transposes import apart, swapped, together
-from common.layers.without_broadcasting import Dense
 from soft.src.softmax_free_transformer import SoftBlock, SoftmaxFreeAttention
 
 NORM_EPS = 1e-6           # of the LayerNorms in the last stage and after it
@@ -44,7 +43,7 @@ class Attention(nn.Cell):
         self.proj = Dense(dim, dim, weight_init="zeros", bias_init="zeros")
         self.products = ops.BatchMatMul(transpose_b=True)
         self.product = ops.BatchMatMul()
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
 
     def construct(self, x):
         lean = self.training and self.on_cpu
@@ -194,7 +193,7 @@ class SOFT(nn.Cell):
         self.position1, self.position2, self.position3, self.position4 = positions
         self.block1, self.block2, self.block3, self.block4 = stages
         self.placed = PlusTable()
-        self.on_cpu = ms.get_context("device_target") == "CPU"
+        self.on_cpu = on_cpu()
         self.cls_token = Parameter(Tensor(np.zeros((1, 1, dims[-1]), np.float32)), name="cls_token")
         self.norm = LayerNorm(dims[-1], NORM_EPS)
         self.head = Dense(dims[-1], num_classes, weight_init="zeros", bias_init="zeros")
@@ -233,7 +232,7 @@ class SOFT(nn.Cell):
 
 
 def as_tokens(maps, lean):
-    """(B, C, H, W) -> (B, H W, C); ``lean``: see ``common.layers.transposes``."""
+    """(B, C, H, W) -> (B, H W, C); ``lean``: see ``common.layers.cpu_training``."""
     return swapped(maps.reshape(-1, maps.shape[1], maps.shape[2] * maps.shape[3]), lean)
 
 

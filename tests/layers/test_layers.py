@@ -6,10 +6,9 @@ from mindspore import Parameter, Tensor, nn, ops
 from scipy.special import erf
 
 from common.errors import UserError
-from common.layers.cells import GELU, LayerNorm, PatchEmbed, PlusTable, Softmax, TanhGELU
+from common.layers.cells import GELU, Dense, LayerNorm, PatchEmbed, PlusTable, Softmax, TanhGELU
 from common.layers.drop_path import DRAWS, DropPath, random_states, seed_random_states
 from common.layers.initial_values import initialise, lecun_normal, truncated_normal, xavier_uniform
-from common.layers.without_broadcasting import Dense
 from gmlp.src.spec import SPEC
 from hlg.src.cells import Heads
 from soft.src.softmax_free_transformer import LocalConv
