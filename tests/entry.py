@@ -17,13 +17,15 @@ TINY = {"model": "gmlp_Ti", "dataset": "digits", "num_classes": 10, "image_size"
         "device_target": "CPU", "hflip": 0.0, "scale": [0.7, 1.0], "num_workers": 1, "seed": 3}
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The process environment of a user who has not set anything up."""
+def environment(**more: str | None) -> dict[str, str]:
+    """The process environment of a user who has not set anything up; ``None``: without that variable."""
     unset = ("PYTHONPATH", "ZOO_TEST_SET", os.environ.get("ZOO_TEST_SET"))  # what conftest.py sets
-    return {name: value for name, value in os.environ.items() if name not in unset} | more
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    return {name: value for name, value in (inherited | more).items() if value is not None}
 
 
-def run(*arguments: str, cwd: Path = ROOT, timeout: int = 600, **env: str) -> subprocess.CompletedProcess:
+def run(*arguments: str, cwd: Path = ROOT, timeout: int = 600, **env: str | None
+        ) -> subprocess.CompletedProcess:
     """Run ``python ARGUMENTS`` and return what it did.
 
     Programs and modules are started by the fork server, which saves the import of MindSpore; code after ``-c``, and
