@@ -154,7 +154,7 @@ class RowSoftmax(nn.Cell):
 # transposes: ``lean`` asks for the form of a training on a CPU, else it is one transpose
 
 def swapped(x, lean: bool):
-    """(B, M, N) -> (B, N, M)."""
+    """(B, M, N) -> (B, N, M). In the product one number that is not finite makes others of its sample NaN."""
     samples, rows, columns = x.shape
     if not lean or min(rows, columns) > WIDEST:
         return x.swapaxes(1, 2)
